@@ -86,7 +86,7 @@ const ROOMS: [Room; 17] = [
     room(
         "config",
         "Flags, environment and files",
-        "cost fleet grpc kubernetes simulator telemetry validation vpsie",
+        "catalog cost fleet grpc kubernetes simulator telemetry validation vpsie",
     ),
     room(
         "cli",

@@ -165,6 +165,7 @@ fn fleet() -> Fleet {
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+        spot: None,
     };
     let records = Records { catalog: Some(Arc::new(catalog)), ..Records::default() };
     Fleet::restore(vec![group], records, Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 })

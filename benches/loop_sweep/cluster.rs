@@ -61,6 +61,7 @@ fn group(pools: &[PoolId]) -> NodeGroup {
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+        spot: None,
     }
 }
 
@@ -93,6 +94,8 @@ fn machine(at: usize, pool: &PoolId) -> Machine {
         created_at: Timestamp::UNIX_EPOCH,
         phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     }
 }
 

@@ -67,6 +67,8 @@ fn machine(at: usize) -> Machine {
         created_at: time,
         phase: Phase::Running { vm, since: time },
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     }
 }
 

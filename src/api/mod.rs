@@ -35,8 +35,8 @@ pub(crate) use reserved::{GPU_LABEL, LABELS, ReservedKeys, TAINTS, reserved};
 pub(crate) use rules::NAME_MAX;
 pub use status::{Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 pub use vpsie_node::{
-    MachinePhase, NodeResources, RequestOutcome, RequestRef, VPSieNode, VPSieNodeSpec, VPSieNodeStatus,
-    VmRequest,
+    InterruptionNotice, MachinePhase, NodeResources, RequestOutcome, RequestRef, VPSieNode, VPSieNodeSpec,
+    VPSieNodeStatus, VmRequest,
 };
 
 #[cfg(test)]

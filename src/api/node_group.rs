@@ -131,7 +131,7 @@ pub struct NodeGroupSpec {
     #[serde(default, rename = "kubeSizeID", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub kube_size_id: Option<i64>,
-    /// Spot machines. Without effect yet: all machines are on demand.
+    /// Spot machines. Without effect until a spot offer is known; VPSie's API shows none today.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spot_config: Option<SpotConfig>,
     /// Several datacenters. Without effect yet: all machines are in `datacenterID`.

@@ -58,21 +58,25 @@ pub struct ScaleDownPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SpotConfig {
-    /// Whether spot machines may be rented.
+    /// Whether the NodeGroup has a spot pool for each of its offers that has a spot offer.
     #[serde(default)]
     pub enabled: bool,
-    /// Maximum share of spot machines in the NodeGroup, percent.
+    /// Maximum share of spot machines in the NodeGroup, percent. The number of spot machines is rounded down.
+    /// The maximum limits the growth of spot pools and the scale-down of on-demand pools; no machine is deleted
+    /// because of it.
     #[serde(default = "number::<80>")]
     #[schemars(range(min = 0, max = 100))]
     pub max_spot_percentage: i32,
-    /// Whether on-demand machines are rented when no spot machines are available.
+    /// Whether on-demand pools may grow without regard to `maxSpotPercentage`. If not, they grow only to the number of
+    /// machines that allows one more spot machine, and pods wait for spot machines.
     #[serde(default = "yes")]
     pub fallback_to_on_demand: bool,
-    /// Time between the notice of an interruption and the deletion of the VM.
+    /// Assumed time from a notice to the interruption, if the notice has no deadline.
     #[serde(default = "two_minutes")]
     #[schemars(with = "text::Duration")]
     pub interruption_grace_period: String,
-    /// Maximum share of interrupted machines, percent.
+    /// Maximum interruption rate, percent of machines a month. Spot pools do not grow while the rate of their class
+    /// is above it with a certainty of 95 percent.
     #[serde(default = "number::<20>")]
     #[schemars(range(min = 0, max = 100))]
     pub allowed_interruption_rate: i32,

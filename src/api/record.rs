@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 use super::conditions::conditions;
-use super::{MachinePhase, RequestOutcome, RequestRef, VPSieNode, VPSieNodeSpec, VPSieNodeStatus, VmRequest};
+use super::{
+    InterruptionNotice, MachinePhase, RequestOutcome, RequestRef, VPSieNode, VPSieNodeSpec, VPSieNodeStatus,
+    VmRequest,
+};
 use crate::catalog::SizeId;
 use crate::fleet::{
     self, ClusterId, DeletionReason, DrainState, Failure, FailureReason, Hostname, Machine, MachineId, Phase,
@@ -37,6 +40,7 @@ impl VPSieNode {
                 _ => None,
             },
             requests: machine.requests.iter().map(VmRequest::from).collect(),
+            replaces: machine.replaces.as_ref().map(ToString::to_string),
             node_name: None,
             vpsie_node_identifier: None,
             vpsie_group_id: None,
@@ -81,6 +85,12 @@ impl VPSieNode {
             created_at,
             phase: self.phase(created_at).ok_or_else(|| missing("status.hostname"))?,
             requests: spec.requests.iter().map(fleet::VmRequest::from).collect(),
+            notice: self
+                .status
+                .as_ref()
+                .and_then(|status| status.interruption_notice.as_ref())
+                .map(fleet::Notice::from),
+            replaces: spec.replaces.as_deref().map(MachineId::from),
         })
     }
 
@@ -149,6 +159,7 @@ fn status(machine: &Machine) -> VPSieNodeStatus {
         addresses: vm.map(|vm| vm.addresses.clone()).unwrap_or_default(),
         provider_id: vm.and_then(|vm| vm.provider_id.as_ref()).map(ToString::to_string),
         request: vm.and_then(|vm| vm.request.as_ref()).map(RequestRef::from),
+        interruption_notice: machine.notice.as_ref().map(InterruptionNotice::from),
         conditions: conditions(machine),
         ..VPSieNodeStatus::default()
     };
@@ -176,6 +187,27 @@ fn status(machine: &Machine) -> VPSieNodeStatus {
         }
     }
     status
+}
+
+impl From<&fleet::Notice> for InterruptionNotice {
+    fn from(notice: &fleet::Notice) -> Self {
+        Self {
+            received_at: notice.received_at,
+            deadline: notice.deadline,
+            failed_pools: notice.failed_pools.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl From<&InterruptionNotice> for fleet::Notice {
+    /// Pools that cannot be read are left out.
+    fn from(notice: &InterruptionNotice) -> Self {
+        Self {
+            received_at: notice.received_at,
+            deadline: notice.deadline,
+            failed_pools: notice.failed_pools.iter().filter_map(|pool| pool.parse().ok()).collect(),
+        }
+    }
 }
 
 impl From<&fleet::RequestRef> for RequestRef {
@@ -280,6 +312,8 @@ mod tests {
                 // A Pending machine has no requests.
                 requests: if phase == Phase::Pending { Vec::new() } else { requests },
                 phase,
+                notice: None,
+                replaces: None,
             },
         )
     }

@@ -31,7 +31,8 @@ pub struct NodeGroupStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeGroupNode>,
     /// Conditions `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, `GrowthHalted`,
-    /// `UnexpectedNodes`, and `Deleting` after the NodeGroup was deleted.
+    /// `UnexpectedNodes`, `SpotAvailable` with `spotConfig.enabled`, and `Deleting` after the NodeGroup was
+    /// deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

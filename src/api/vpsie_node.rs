@@ -52,7 +52,7 @@ pub struct VPSieNodeSpec {
     /// Offer of the machine, as in `offeringIDs` of the NodeGroup.
     #[schemars(with = "text::Offer")]
     pub instance_type: String,
-    /// Capacity type. VPSie may take back a VM of type `spot`.
+    /// Capacity type. VPSie may interrupt a VM of type `spot`.
     #[serde(default = "on_demand")]
     #[schemars(with = "String", extend("enum" = ["on-demand", "spot"]))]
     pub capacity_type: CapacityType,
@@ -74,6 +74,9 @@ pub struct VPSieNodeSpec {
     /// Requests to VPSie for its VM that no VM is matched with yet. Each is written before the call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<VmRequest>,
+    /// Name of the machine with an interruption notice that this machine replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
     /// Hostname of the VM, if the VM existed before the machine was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
@@ -200,7 +203,7 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = [
         "ClusterAutoscaler", "VPSieNodeDeleted", "NodeGroupDeleted", "FailedExpired", "Orphan", "VMGone",
-        "VMReturned", null
+        "VMReturned", "InterruptionNotice", null
     ]))]
     pub deletion_reason: Option<DeletionReason>,
     /// Whether the Node must be drained before the VM is deleted.
@@ -228,6 +231,9 @@ pub struct VPSieNodeStatus {
     /// Error message of the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Notice of the interruption of the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interruption_notice: Option<InterruptionNotice>,
     /// Conditions `VPSReady`, `NodeJoined`, `Error`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
@@ -235,6 +241,21 @@ pub struct VPSieNodeStatus {
     /// Generation of the spec that the status describes. Not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+}
+
+/// Notice of the interruption of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterruptionNotice {
+    /// Time at which the notice was received first.
+    #[schemars(with = "text::Time")]
+    pub received_at: Timestamp,
+    /// Time at which VPSie will interrupt the VM.
+    #[schemars(with = "text::Time")]
+    pub deadline: Timestamp,
+    /// Pools whose replacement failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_pools: Vec<String>,
 }
 
 /// Phase of a machine. The phases of the original are read, too.

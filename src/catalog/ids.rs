@@ -86,7 +86,7 @@ impl fmt::Display for SizeId {
     }
 }
 
-/// Capacity type. VPSie may take back a spot VM.
+/// Capacity type. VPSie may interrupt a spot VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CapacityType {

@@ -1,6 +1,7 @@
 //! Offers and their prices, as last read from VPSie.
 
 mod ids;
+mod labels;
 pub(crate) mod quantity;
 
 use rust_decimal::Decimal;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use ids::text_id;
 pub use ids::{CapacityType, DatacenterId, MachineClass, OfferRef, SizeId, UnknownCapacityType};
+pub(crate) use labels::{CAPACITY_TYPE_LABELS, is_capacity_type_label};
 
 /// A size that can be rented in a datacenter, with its list price.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,16 @@ pub struct Resources {
     pub disk_gib: u64,
     /// Number of pods.
     pub pods: u32,
+}
+
+impl Resources {
+    /// Whether each resource is at least that of `needed`.
+    pub fn can_hold(self, needed: Self) -> bool {
+        self.cpu_millis >= needed.cpu_millis
+            && self.memory_mib >= needed.memory_mib
+            && self.disk_gib >= needed.disk_gib
+            && self.pods >= needed.pods
+    }
 }
 
 /// Default maximum pods of a kubelet.

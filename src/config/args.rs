@@ -292,7 +292,8 @@ pub struct TemplateArgs {
     /// YAML file with prices and discounts that override those of VPSie: `overrides`, a list of entries with
     /// `offer` and `datacenter` (both optional; without one, the entry applies to all) and one of `hourly`,
     /// `monthly` (USD), `discountPercent`, `discountHourly`. The most specific price replaces that of VPSie,
-    /// and the most specific discount is subtracted
+    /// and the most specific discount is subtracted. An entry with `capacityType: spot` applies to spot machines;
+    /// its price adds a spot offer, and may have an `interruptionRate`, percent of machines a month
     #[arg(long, value_name = "FILE", env = "VPSIE_AUTOSCALER_PRICE_FILE")]
     pub price_file: Option<PathBuf>,
     /// Maximum cost of all machines together, USD per hour. NodeGroups do not grow above it. Existing
@@ -302,6 +303,16 @@ pub struct TemplateArgs {
     /// Maximum cost of all machines together, USD per month
     #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_MONTHLY", value_parser = money)]
     pub cost_limit_monthly: Option<Decimal>,
+    /// Machine time lost by one interruption of a spot machine: overlap with the replacement, and lost work. It is
+    /// part of the expected price of spot machines, at the on-demand price of the same size
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_SPOT_INTERRUPTION_LOSS", default_value = "15m",
+        value_parser = parse_duration)]
+    pub spot_interruption_loss: Duration,
+    /// Whether pods that cannot be evicted are deleted, with their grace period, in time before the interruption of
+    /// their VM. If not, disruption budgets hold, and the pods end with the VM
+    #[arg(long, value_name = "BOOL", env = "VPSIE_AUTOSCALER_SPOT_DELETE_PODS", default_value_t = true,
+        action = clap::ArgAction::Set)]
+    pub spot_delete_pods: bool,
     /// Hours per month, for conversion between hourly and monthly prices
     #[arg(long, value_name = "N", env = "VPSIE_AUTOSCALER_HOURS_PER_MONTH", default_value = "730")]
     pub hours_per_month: HoursPerMonth,

@@ -6,7 +6,8 @@ use std::path::Path;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use crate::cost::{HoursPerMonth, Override, PriceRule, Usd, UsdPerHour};
+use crate::catalog::CapacityType;
+use crate::cost::{HoursPerMonth, InterruptionRate, Override, PriceRule, Usd, UsdPerHour};
 use crate::validation::Problem;
 
 const FLAG: &str = "--price-file";
@@ -22,10 +23,13 @@ struct PriceFile {
 struct Entry {
     offer: Option<String>,
     datacenter: Option<String>,
+    #[serde(default)]
+    capacity_type: CapacityType,
     hourly: Option<Decimal>,
     monthly: Option<Decimal>,
     discount_percent: Option<Decimal>,
     discount_hourly: Option<Decimal>,
+    interruption_rate: Option<f64>,
 }
 
 /// Reads the file. Problems name the entry and the field.
@@ -53,18 +57,29 @@ fn parse(text: &str, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<O
     let mut overrides = Vec::new();
     for (n, entry) in file.overrides.into_iter().enumerate() {
         let path = format!("overrides[{n}]");
+        if entry.capacity_type == CapacityType::Spot && entry.offer.is_none() && entry.has_price() {
+            let message = "must name an offer: a price with capacityType: spot adds a spot offer";
+            problems.push(Problem::new(FLAG, &path, message));
+        }
+        let interruption_rate = entry.interruption_rate.map(InterruptionRate::percent_a_month);
+        if let Some(message) = entry.interruption_problem() {
+            problems.push(Problem::new(FLAG, format!("{path}.interruptionRate"), message));
+        }
         match entry.rule(hours) {
             Ok(rule) => {
                 let kind = matches!(rule, PriceRule::Price(_));
                 let offer = entry.offer.as_deref().map(str::to_ascii_lowercase);
-                if !seen.insert((kind, offer, entry.datacenter.clone())) {
-                    let message = "has the same offer and datacenter as an earlier entry: keep one of them";
+                if !seen.insert((kind, entry.capacity_type, offer, entry.datacenter.clone())) {
+                    let message = "has the same offer, datacenter and capacityType as an earlier entry: keep one of \
+                                   them";
                     problems.push(Problem::new(FLAG, &path, message));
                 }
                 overrides.push(Override {
                     offer: entry.offer.as_deref().map(Into::into),
                     datacenter: entry.datacenter.as_deref().map(Into::into),
+                    capacity_type: entry.capacity_type,
                     rule,
+                    interruption_rate,
                 });
             }
             Err((field, message)) => {
@@ -77,6 +92,20 @@ fn parse(text: &str, hours: HoursPerMonth, problems: &mut Vec<Problem>) -> Vec<O
 }
 
 impl Entry {
+    fn has_price(&self) -> bool {
+        self.hourly.is_some() || self.monthly.is_some()
+    }
+
+    fn interruption_problem(&self) -> Option<String> {
+        let rate = self.interruption_rate?;
+        if self.capacity_type != CapacityType::Spot || !self.has_price() {
+            return Some("is only for a price with capacityType: spot".to_owned());
+        }
+        let is_allowed = rate > 0.0 && rate <= 100.0;
+        (!is_allowed)
+            .then(|| format!("is {rate}, must be above 0 and at most 100 percent of machines a month"))
+    }
+
     fn rule(&self, hours: HoursPerMonth) -> Result<PriceRule, (&'static str, String)> {
         let positive = |field, amount: Decimal| {
             if amount > Decimal::ZERO {
@@ -127,9 +156,12 @@ mod tests {
             - {datacenter: nyc1, monthly: '36'}
             - {discountPercent: 12.5}
             - {offer: small, datacenter: nyc1, discountHourly: '0.001'}
+            - {offer: small, capacityType: spot, hourly: 0.02}
         ";
         let (overrides, problems) = read(text);
         assert_eq!(problems, Vec::<String>::new());
+        let spot: Vec<_> = overrides.iter().map(|entry| entry.capacity_type == CapacityType::Spot).collect();
+        assert_eq!(spot, [false, false, false, false, true]);
         let rules: Vec<_> = overrides.iter().map(|entry| entry.rule).collect();
         let amount = |text: &str| text.parse::<Decimal>().unwrap();
         assert_eq!(
@@ -139,6 +171,7 @@ mod tests {
                 PriceRule::Price(UsdPerHour(amount("0.05"))),
                 PriceRule::PercentDiscount(amount("12.5")),
                 PriceRule::Discount(UsdPerHour(amount("0.001"))),
+                PriceRule::Price(UsdPerHour(amount("0.02"))),
             ]
         );
     }
@@ -156,6 +189,8 @@ mod tests {
             ("overrides: [{hourly: 1, monthly: 2}]", "overrides[0]: must have one of hourly"),
             ("overrides: [{hourly: 1}, {monthly: 2}]", "overrides[1]: has the same offer"),
             ("overrides: [{price: 1}]", "line 1: "),
+            ("overrides: [{hourly: 1, capacityType: reserved}]", "line 1: "),
+            ("overrides: [{hourly: 1, capacityType: spot}]", "overrides[0]: must name an offer"),
             ("prices: []", "line 1: "),
             ("overrides: [{hourly: dear}]", "line 1: "),
         ] {

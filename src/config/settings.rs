@@ -43,6 +43,8 @@ pub struct Settings {
     pub log: LogArgs,
     /// Intervals and timeouts.
     pub timing: TimingArgs,
+    /// Whether pods that cannot be evicted are deleted in time before the interruption of their VM.
+    pub spot_delete_pods: bool,
     /// Assumptions about new nodes, prices, cost limits.
     pub fleet: FleetSettings,
 }
@@ -115,6 +117,8 @@ impl Settings {
             price_file,
             cost_limit_hourly,
             cost_limit_monthly,
+            spot_interruption_loss,
+            spot_delete_pods,
             hours_per_month,
         } = template;
         let OperationsArgs { http_listen, log } = operations;
@@ -161,6 +165,7 @@ impl Settings {
                 http_listen,
                 log,
                 timing,
+                spot_delete_pods,
                 fleet: FleetSettings {
                     reserved: Reserved {
                         cpu_millis: reserved_cpu_millis,
@@ -169,6 +174,7 @@ impl Settings {
                     },
                     prices: Arc::new(prices),
                     cost_limit,
+                    interruption_loss: spot_interruption_loss,
                 },
             }),
             _ => Err(Problems(problems)),

@@ -10,6 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::handle::FleetHandle;
+use crate::catalog::CapacityType;
 use crate::cost::{Cost, UsdPerHour};
 use crate::fleet::{Fleet, Machine, Pool};
 
@@ -38,6 +39,7 @@ struct Costs {
     node: Samples,
     node_core: Samples,
     node_memory: Samples,
+    node_spot: Samples,
 }
 
 impl Collector for CostCollector {
@@ -60,6 +62,11 @@ impl Collector for CostCollector {
                 "Price of one GiB of memory of the node, USD per hour, as OpenCost names it",
                 costs.node_memory,
             ),
+            (
+                "kubecost_node_is_spot",
+                "1 if the node is a spot node, 0 if it is on demand, as OpenCost names it",
+                costs.node_spot,
+            ),
         ] {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (labels, value) in samples {
@@ -79,7 +86,11 @@ fn costs(fleet: &Fleet) -> Costs {
         *sum = *sum + fleet.pool_cost(pool);
         let Some(price) = pool.price else { continue };
         let labels = || -> Labels {
-            vec![("nodegroup", pool.id.node_group.to_string()), ("offering", pool.id.offer.to_string())]
+            vec![
+                ("nodegroup", pool.id.node_group.to_string()),
+                ("offering", pool.id.offer.to_string()),
+                ("capacity_type", pool.id.capacity_type.to_string()),
+            ]
         };
         let cost = Cost::new(price, pool.offer.resources, hours);
         costs.core.extend(cost.per_core.map(|core| (labels(), core.to_f64())));
@@ -113,6 +124,8 @@ fn add_node_costs(costs: &mut Costs, fleet: &Fleet, pool: &Pool, machine: &Machi
     let scale = price / rates.price(cores, gib);
     costs.node_core.push((labels.clone(), rates.core * scale));
     costs.node_memory.push((labels.clone(), rates.gib * scale));
+    let is_spot = pool.id.capacity_type == CapacityType::Spot;
+    costs.node_spot.push((labels.clone(), f64::from(u8::from(is_spot))));
     costs.node.push((labels, price));
 }
 
@@ -130,9 +143,11 @@ pub(crate) mod tests {
     use rust_decimal::Decimal;
 
     use super::*;
-    use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
+    use crate::catalog::{Catalog, Offer, Resources, SizeId};
     use crate::control::FleetCollector;
-    use crate::fleet::{AutoscalingOptions, Hostname, NodeGroup, Phase, Records, Reserved, Vm};
+    use crate::fleet::{
+        AutoscalingOptions, Hostname, MaxSpotShare, NodeGroup, Phase, Records, Reserved, SpotPolicy, Vm,
+    };
     use crate::telemetry::Registry;
 
     const POOL: &str = "web/ams1/small/on-demand";
@@ -157,6 +172,8 @@ pub(crate) mod tests {
             created_at: Timestamp::UNIX_EPOCH + Duration::from_mins(n.into()),
             phase,
             requests: Vec::new(),
+            notice: None,
+            replaces: None,
         };
         let running = |n: u8| {
             let vm = Vm {
@@ -172,7 +189,9 @@ pub(crate) mod tests {
             name: "web".into(),
             min: 0,
             max: 4,
-            pools: [POOL, "web/ams1/unpriced/on-demand"].map(|pool| pool.parse().unwrap()).into(),
+            pools: [POOL, "web/ams1/unpriced/on-demand", "web/ams1/small/spot"]
+                .map(|pool| pool.parse().unwrap())
+                .into(),
             size: None,
             labels: BTreeMap::new(),
             taints: Vec::new(),
@@ -182,8 +201,15 @@ pub(crate) mod tests {
             cost_limit: crate::cost::CostLimit::default(),
             deletion: None,
             node: crate::fleet::DeclaredNode::default(),
+            spot: Some(SpotPolicy {
+                max_share: MaxSpotShare::new(80),
+                on_demand_fallback: true,
+                grace_period: Duration::from_mins(2),
+                allowed_interruption_rate: None,
+            }),
         };
-        let offers = vec![offer(1, "small", Some(73)), offer(2, "unpriced", None)];
+        let spot = Offer { capacity_type: CapacityType::Spot, ..offer(1, "small", Some(20)) };
+        let offers = vec![offer(1, "small", Some(73)), offer(2, "unpriced", None), spot];
         let records = Records {
             machines: vec![running(2), running(3), machine(4, Phase::Pending), machine(1, Phase::Pending)],
             catalog: Some(Arc::new(Catalog { offers })),
@@ -207,9 +233,12 @@ pub(crate) mod tests {
         for line in [
             r#"vpsie_nodegroup_cost_hourly{nodegroup="web",datacenter="ams1"} 0.2"#.to_owned(),
             r#"vpsie_nodegroup_cost_monthly{nodegroup="web",datacenter="ams1"} 146.0"#.to_owned(),
-            r#"vpsie_cost_per_cpu_core{nodegroup="web",offering="small"} 36.5"#.to_owned(),
-            r#"vpsie_cost_per_gb_memory{nodegroup="web",offering="small"} 18.25"#.to_owned(),
+            r#"vpsie_cost_per_cpu_core{nodegroup="web",offering="small",capacity_type="on-demand"} 36.5"#
+                .to_owned(),
+            r#"vpsie_cost_per_gb_memory{nodegroup="web",offering="small",capacity_type="on-demand"} 18.25"#
+                .to_owned(),
             format!("node_total_hourly_cost{node} 0.1"),
+            format!("kubecost_node_is_spot{node} 0.0"),
         ] {
             assert!(text.contains(&line), "{line} is not in\n{text}");
         }

@@ -1,11 +1,14 @@
 //! Drains the Nodes of machines that are being deleted, before their VMs are deleted. `control/nodes` has
 //! cordoned them.
 //!
-//! Disruption budgets are respected without a time limit. A blocked drain is reported.
+//! Disruption budgets are respected without a time limit, except after an interruption notice: then pods that
+//! cannot be evicted are deleted in time to end. A blocked drain is reported.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
@@ -19,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::handle::{CommandError, FleetHandle};
 use super::nodes::{NodeFacts, NodesView};
+use crate::clock::{Clock, SystemClock};
 use crate::fleet::{DrainState, Fleet, Machine, MachineId, Phase};
 use crate::kubernetes::{
-    DrainAction, EventType, Events, EvictionResult, Object, ObjectEvent, drain_action, evict, pods_on,
-    termination_timeout,
+    DrainAction, EventType, Events, EvictionResult, Object, ObjectEvent, delete_pod, drain_action, evict,
+    pods_on, termination_grace, termination_timeout,
 };
 use crate::telemetry::Registry;
 
@@ -30,12 +34,18 @@ use crate::telemetry::Registry;
 const MAX_DRAINS: usize = 3;
 /// Maximum of concurrent evictions per Node.
 const MAX_EVICTIONS: usize = 5;
+/// Maximum of concurrent evictions of a Node with an interruption notice.
+const MAX_URGENT_EVICTIONS: usize = 50;
 /// Interval of checks of a drain.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Wait before a blocked eviction is requested again.
 const EVICTION_RETRY: Duration = Duration::from_secs(5);
 /// Wait after a request about a Node failed.
 const API_SERVER_RETRY: Duration = Duration::from_secs(5);
+/// Time before the end of a VM at which pods that cannot be evicted are deleted, beyond their grace period.
+const DELETION_MARGIN: Duration = Duration::from_secs(5);
+/// Time after the announced end of a VM at which its pods are no longer waited for.
+const OVERDUE_AFTER: SignedDuration = SignedDuration::from_secs(30);
 /// Maximum wait before a request about one Node is retried, if only that Node's requests fail.
 const MAX_RETRY: Duration = Duration::from_mins(1);
 /// A drain is reported as blocked after this time, and again after [`REPORT_INTERVAL`].
@@ -57,12 +67,13 @@ struct DrainLabels {
 
 impl DrainMetrics {
     /// Registers `node_drains_total{result="drained|no_node"}`,
-    /// `node_drain_evictions_total{result="accepted|blocked|throttled|failed"}` and `node_drains_blocked`.
+    /// `node_drain_evictions_total{result="accepted|blocked|throttled|deleted|failed"}` and `node_drains_blocked`.
     pub fn register(&self, registry: &mut Registry) {
         let help =
             "Completed drains of machines that are being deleted: drained, or no_node if there was no Node";
         registry.register("node_drains", help, None, &self.drains);
-        let help = "Requested evictions, by reply of the API server: accepted, blocked, throttled, failed";
+        let help = "Requested evictions, by reply of the API server: accepted, blocked, throttled, failed; deleted: it could not be \
+            evicted in time before an interruption";
         registry.register("node_drain_evictions", help, None, &self.evictions);
         let help = "Drains that have been blocked for more than a minute";
         registry.register("node_drains_blocked", help, None, &self.blocked);
@@ -84,6 +95,9 @@ pub struct Drain {
     nodes: NodesView,
     events: Events,
     metrics: DrainMetrics,
+    clock: Arc<dyn Clock>,
+    /// Whether pods that cannot be evicted are deleted in time before an interruption.
+    deletes_pods: bool,
     under_way: BTreeMap<MachineId, DrainProgress>,
     /// No request is sent before this time.
     quiet_until: Instant,
@@ -145,9 +159,28 @@ impl Drain {
         events: Events,
         metrics: DrainMetrics,
     ) -> Self {
-        let under_way = BTreeMap::new();
-        let quiet_until = Instant::now();
-        Self { handle, client, nodes, events, metrics, under_way, quiet_until, has_succeeded: false }
+        Self {
+            handle,
+            client,
+            nodes,
+            events,
+            metrics,
+            clock: Arc::new(SystemClock),
+            deletes_pods: true,
+            under_way: BTreeMap::new(),
+            quiet_until: Instant::now(),
+            has_succeeded: false,
+        }
+    }
+
+    /// Takes the time from this clock in place of the system's.
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// Whether pods that cannot be evicted are deleted in time before an interruption. The default is true.
+    pub fn with_pod_deletion(self, deletes_pods: bool) -> Self {
+        Self { deletes_pods, ..self }
     }
 
     /// Runs until `shutdown`.
@@ -194,9 +227,11 @@ impl Drain {
                     (false, DrainState::NoNode) => {
                         self.record_drain(&due.machine, DrainState::Pending, None).await?;
                     }
-                    (false, DrainState::Pending | DrainState::Done) if is_blocked || free > 0 => {
-                        free -= usize::from(!is_blocked);
-                        self.drain(&due.machine, &nodes).await?;
+                    (false, DrainState::Pending | DrainState::Done)
+                        if is_blocked || due.deadline.is_some() || free > 0 =>
+                    {
+                        free -= usize::from(!is_blocked && due.deadline.is_none());
+                        self.drain(due, &nodes).await?;
                     }
                     _ => {}
                 }
@@ -207,7 +242,8 @@ impl Drain {
         Ok(!machines.is_empty())
     }
 
-    async fn drain(&mut self, id: &MachineId, nodes: &[NodeFacts]) -> Result<(), CommandError> {
+    async fn drain(&mut self, due: &DueDrain, nodes: &[NodeFacts]) -> Result<(), CommandError> {
+        let id = &due.machine;
         let Some(node) = nodes.first() else { return Ok(()) };
         if nodes.iter().any(|node| !node.unschedulable) {
             return Ok(());
@@ -246,6 +282,21 @@ impl Drain {
         left.retain(|(_, pod)| {
             progress.leaving.get(&key(pod)).is_none_or(|since| now < *since + termination_timeout(pod))
         });
+        let time = self.clock.now();
+        // Pods also get their grace period if the deadline has passed before the drain began.
+        let longest_grace = left.iter().map(|(_, pod)| termination_grace(pod)).max().unwrap_or_default();
+        let has_had_time = now >= progress.began + longest_grace + OVERDUE_AFTER.unsigned_abs();
+        let is_overdue = has_had_time
+            && due.deadline.is_some_and(|deadline| time.duration_since(deadline) >= OVERDUE_AFTER);
+        if is_overdue && self.deletes_pods && !left.is_empty() {
+            tracing::warn!(
+                machine = %id,
+                node = node.name,
+                pods = left.len(),
+                "the drain ended with pods left, because the interruption deadline has passed; the VM is deleted"
+            );
+            left.clear();
+        }
         if left.is_empty() {
             return self.record_drain(id, DrainState::Done, Some(node)).await;
         }
@@ -255,12 +306,12 @@ impl Drain {
             .map(|(_, pod)| (key(pod), *pod))
             .collect();
         progress.blocked.retain(|pod, _| to_evict.contains_key(pod));
-        let due = to_evict
-            .into_iter()
-            .filter(|(pod, _)| progress.blocked.get(pod).is_none_or(|until| now >= *until));
-        let due: Vec<(String, Pod)> = due.map(|(key, pod)| (key, pod.clone())).collect();
+        let ready =
+            to_evict.iter().filter(|(pod, _)| progress.blocked.get(*pod).is_none_or(|until| now >= *until));
+        let ready: Vec<(String, Pod)> = ready.map(|(key, pod)| (key.clone(), Pod::clone(pod))).collect();
         let mut blocked_by = None;
-        for batch in due.chunks(MAX_EVICTIONS) {
+        let batch_size = if due.deadline.is_some() { MAX_URGENT_EVICTIONS } else { MAX_EVICTIONS };
+        for batch in ready.chunks(batch_size) {
             let evictions = batch.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
             for (pod, result) in futures::future::join_all(evictions).await {
                 self.metrics.count_eviction(result.name());
@@ -277,6 +328,29 @@ impl Drain {
             }
             if now < self.quiet_until {
                 break;
+            }
+        }
+        if let Some(deadline) = due.deadline.filter(|_| self.deletes_pods) {
+            let is_late = |pod: &Pod| time + termination_grace(pod) + DELETION_MARGIN >= deadline;
+            let blocked = &progress.blocked;
+            let late = to_evict.iter().filter(|(pod, _)| blocked.contains_key(*pod)).map(|(_, pod)| *pod);
+            for pod in late.filter(|pod| is_late(pod)) {
+                let deleted = delete_pod(&self.client, pod).await;
+                self.metrics.count_eviction(if deleted.is_ok() { "deleted" } else { "failed" });
+                let name = key(pod);
+                match deleted {
+                    Ok(()) => tracing::warn!(
+                        node = node.name,
+                        pod = name,
+                        "deleted a pod that could not be evicted: the interruption deadline of its Node is near"
+                    ),
+                    Err(error) => tracing::warn!(
+                        node = node.name,
+                        pod = name,
+                        %error,
+                        "cannot delete a pod of a Node with an interruption notice; retrying"
+                    ),
+                }
             }
         }
         if let Some(why) = blocked_by.filter(|_| progress.is_late(now)) {
@@ -387,9 +461,11 @@ impl Drain {
 struct DueDrain {
     machine: MachineId,
     drain: DrainState,
+    /// Deadline of its interruption notice.
+    deadline: Option<Timestamp>,
 }
 
-/// Machines with a due drain, the longest Deleting first.
+/// Machines with a due drain: first those with an interruption notice, the most urgent first, then the longest Deleting.
 fn due_drains(fleet: &Fleet) -> Vec<DueDrain> {
     let of = |machine: &Machine| match machine.phase {
         Phase::Deleting {
@@ -398,12 +474,18 @@ fn due_drains(fleet: &Fleet) -> Vec<DueDrain> {
             accepted_at: None,
             since,
             ..
-        } => Some((since, DueDrain { machine: machine.id.clone(), drain })),
+        } => {
+            let deadline = machine.notice.as_ref().map(|notice| notice.deadline);
+            Some((since, DueDrain { machine: machine.id.clone(), drain, deadline }))
+        }
         _ => None,
     };
     let workers = fleet.machines().filter(|machine| !fleet.is_control_plane(machine));
     let mut all: Vec<_> = workers.filter_map(of).collect();
-    all.sort_by(|(a, one), (b, other)| (a, &one.machine).cmp(&(b, &other.machine)));
+    all.sort_by(|(a, one), (b, other)| {
+        let order = |since: &Timestamp, due: &DueDrain| (due.deadline.is_none(), due.deadline, *since);
+        (order(a, one), &one.machine).cmp(&(order(b, other), &other.machine))
+    });
     all.into_iter().map(|(_, due)| due).collect()
 }
 

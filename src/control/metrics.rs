@@ -13,7 +13,8 @@ use jiff::Timestamp;
 
 use super::handle::FleetHandle;
 use crate::clock::{Clock as _, SystemClock};
-use crate::fleet::{Fleet, Halt, Machine, Phase, Pool, UnmanagedKind};
+use crate::cost::InterruptionRate;
+use crate::fleet::{BreakerState, Fleet, Halt, Machine, Phase, Pool, UnmanagedKind};
 
 /// Metrics of leadership; on the leader, of pools, machines and unmanaged nodes.
 #[derive(Debug)]
@@ -53,6 +54,7 @@ impl Collector for FleetCollector {
             let unmanaged = unmanaged_counts(fleet);
             (pool_sizes(fleet), machines, oldest, blocked, unmanaged, hourly_prices(fleet), unpriced)
         });
+        let (breakers, rates, shares) = handle.read(spot_samples);
         for (name, help, samples) in handle.read(guard_samples) {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (labels, value) in samples {
@@ -96,6 +98,20 @@ impl Collector for FleetCollector {
                 None,
                 unmanaged,
             ),
+            (
+                "spot_breaker_state",
+                "Circuit breaker of the spot pool: 0 closed (the pool grows), 1 half-open (one machine is tried), \
+                 2 open (the pool does not grow)",
+                None,
+                breakers,
+            ),
+            (
+                "spot_interruption_rate_percent",
+                "Estimated interruptions of the spot pool, percent of machines a month",
+                None,
+                rates,
+            ),
+            ("nodegroup_spot_share", "Share of spot machines in the NodeGroup, 0 to 1", None, shares),
             ("pool_price", "Price of one machine of the pool", Some(&usd_per_hour), prices),
             (
                 "template_allocatable",
@@ -138,6 +154,28 @@ fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSampl
             vms,
         ),
     ]
+}
+
+/// Circuit breakers and interruption rates of spot pools, and the share of spot machines of their NodeGroups.
+fn spot_samples(fleet: &Fleet) -> (Vec<MetricSample>, Vec<MetricSample>, Vec<MetricSample>) {
+    let mut breakers = Vec::new();
+    let mut rates = Vec::new();
+    let mut shares = BTreeMap::new();
+    for pool in fleet.pools() {
+        let Some(state) = fleet.breaker_state(pool) else { continue };
+        let state = match state {
+            BreakerState::Closed => 0.0,
+            BreakerState::HalfOpen { .. } => 1.0,
+            BreakerState::Open { .. } => 2.0,
+        };
+        breakers.push((vec![pool_label(pool)], state));
+        let rate = fleet.interruption_rate(pool).map_or(0.0, InterruptionRate::to_percent_a_month);
+        rates.push((vec![pool_label(pool)], rate));
+        let group = &pool.id.node_group;
+        shares.entry(group.to_string()).or_insert_with(|| fleet.spot_share(group));
+    }
+    let shares = shares.into_iter().map(|(group, share)| (vec![("nodegroup", group)], share)).collect();
+    (breakers, rates, shares)
 }
 
 fn pool_label(pool: &Pool) -> (&'static str, String) {

@@ -62,7 +62,12 @@ mod tests {
         let list: PriceList = serde_json::from_str(&text).unwrap();
         let prices: Vec<_> =
             list.offers.iter().map(|priced| (priced.offer.name.as_str(), priced.price)).collect();
-        assert_eq!(prices, [("small", Some(UsdPerHour("0.1".parse().unwrap()))), ("unpriced", None)]);
+        let rate = |price: &str| Some(UsdPerHour(price.parse().unwrap()));
+        assert_eq!(
+            prices,
+            [("small", rate("0.1")), ("unpriced", None), ("small", rate("0.027397260273"))],
+            "the last one is spot"
+        );
     }
 
     #[tokio::test]

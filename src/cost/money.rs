@@ -77,10 +77,21 @@ impl UsdPerHour {
         Self(whole.unwrap_or_else(|| (self.0 / Decimal::ONE_HUNDRED).saturating_mul(rest)))
     }
 
+    /// The rate times a factor that is not money, to twelve decimals. 0 if the factor is not a number.
+    pub fn scaled(self, factor: f64) -> Self {
+        let factor = Decimal::try_from(factor).unwrap_or_default();
+        Self(self.0.saturating_mul(factor)).truncate()
+    }
+
     /// Truncates the rate to twelve decimals, so that sums are exact. It must not round up: machines within a
     /// monthly limit must also be within it as an hourly one.
     pub fn truncate(self) -> Self {
         Self(self.0.round_dp_with_strategy(12, RoundingStrategy::ToZero))
+    }
+
+    /// Whether the rate is 0.
+    pub fn is_zero(&self) -> bool {
+        self.0.is_zero()
     }
 
     /// Whether the rate is above 0, as every price must be.

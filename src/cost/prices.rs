@@ -2,8 +2,9 @@
 
 use rust_decimal::Decimal;
 
+use super::interruption_rate::InterruptionRate;
 use super::money::{HoursPerMonth, Usd, UsdPerHour};
-use crate::catalog::{DatacenterId, Offer, OfferRef};
+use crate::catalog::{CapacityType, Catalog, DatacenterId, Offer, OfferRef};
 
 /// Overrides of the operator, and the hours per month.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,8 +22,12 @@ pub struct Override {
     pub offer: Option<OfferRef>,
     /// Datacenter. None: all.
     pub datacenter: Option<DatacenterId>,
+    /// Capacity type. A price for `Spot` also adds the spot offer, if the catalog lacks it.
+    pub capacity_type: CapacityType,
     /// The price or discount.
     pub rule: PriceRule,
+    /// Published interruption rate of a spot offer.
+    pub interruption_rate: Option<InterruptionRate>,
 }
 
 /// A price or discount of the operator.
@@ -45,7 +50,8 @@ const MAX_RATIO: u32 = 5;
 
 impl Override {
     fn covers(&self, offer: &Offer) -> bool {
-        self.offer.as_ref().is_none_or(|wanted| offer.is_named(wanted.as_str()))
+        self.capacity_type == offer.capacity_type
+            && self.offer.as_ref().is_none_or(|wanted| offer.is_named(wanted.as_str()))
             && self.datacenter.as_ref().is_none_or(|datacenter| *datacenter == offer.datacenter)
     }
 
@@ -77,6 +83,28 @@ impl Prices {
         let (hourly, monthly) = Self::hourly_price(offer).zip(self.monthly_price(offer))?;
         let contradict = hourly > monthly * MAX_RATIO || monthly > hourly * MAX_RATIO;
         (contradict && self.override_price(offer).is_none()).then_some((hourly, monthly))
+    }
+
+    /// Spot offers that prices of the operator add: one for each priced on-demand offer without a listed spot
+    /// offer.
+    pub fn added_spot_offers(&self, catalog: &Catalog) -> Vec<Offer> {
+        let spot = |on_demand: &Offer| {
+            let spot =
+                Offer { capacity_type: CapacityType::Spot, monthly: None, hourly: None, ..on_demand.clone() };
+            let is_listed = catalog.offers.iter().any(|listed| listed.class() == spot.class());
+            (!is_listed && self.override_price(&spot).is_some()).then_some(spot)
+        };
+        let has_spot = self.overrides.iter().any(|entry| entry.capacity_type == CapacityType::Spot);
+        let on_demand = catalog.offers.iter().filter(|offer| offer.capacity_type == CapacityType::OnDemand);
+        if has_spot { on_demand.filter_map(spot).collect() } else { Vec::new() }
+    }
+
+    /// The interruption rate of the spot offer before any observation: that of the operator's most specific price,
+    /// or else [`InterruptionRate::ASSUMED`].
+    pub fn interruption_prior(&self, offer: &Offer) -> InterruptionRate {
+        let covering = self.overrides.iter().filter(|entry| entry.covers(offer));
+        let rated = covering.filter_map(|entry| Some((entry.specificity(), entry.interruption_rate?)));
+        rated.max_by_key(|(specificity, _)| *specificity).map_or(InterruptionRate::ASSUMED, |(_, rate)| rate)
     }
 
     fn override_price(&self, offer: &Offer) -> Option<UsdPerHour> {
@@ -114,7 +142,6 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::CapacityType;
     use crate::catalog::{Resources, SizeId};
 
     fn offer(name: &str, datacenter: &str, monthly: Option<i64>, hourly: Option<&str>) -> Offer {
@@ -131,7 +158,36 @@ mod tests {
     }
 
     fn entry(offer: Option<&str>, datacenter: Option<&str>, rule: PriceRule) -> Override {
-        Override { offer: offer.map(Into::into), datacenter: datacenter.map(Into::into), rule }
+        let capacity_type = CapacityType::OnDemand;
+        let interruption_rate = None;
+        let offer = offer.map(Into::into);
+        let datacenter = datacenter.map(Into::into);
+        Override { offer, datacenter, capacity_type, rule, interruption_rate }
+    }
+
+    #[test]
+    fn a_spot_price_adds_the_offer_that_the_catalog_lacks() {
+        let spot = |offer, datacenter, rule| Override {
+            capacity_type: CapacityType::Spot,
+            ..entry(offer, datacenter, rule)
+        };
+        let overrides = vec![
+            entry(None, None, PriceRule::PercentDiscount(Decimal::from(10))),
+            spot(Some("a"), Some("ams1"), PriceRule::Price(rate("0.03"))),
+            spot(None, None, PriceRule::PercentDiscount(Decimal::from(50))),
+        ];
+        let prices = Prices { overrides, ..Prices::default() };
+        let [a, b, elsewhere] = [("a", "ams1"), ("b", "ams1"), ("a", "fra1")]
+            .map(|(name, datacenter)| offer(name, datacenter, None, Some("0.1")));
+        let listed = Offer { capacity_type: CapacityType::Spot, ..b.clone() };
+        let [b, listed] = [b, listed].map(|offer| Offer { size: SizeId(8), ..offer });
+        let catalog = Catalog { offers: vec![a.clone(), b, listed.clone(), elsewhere] };
+        let added = prices.added_spot_offers(&catalog);
+        let expected = Offer { capacity_type: CapacityType::Spot, hourly: None, ..a.clone() };
+        assert_eq!(added, [expected]);
+        assert_eq!(prices.price(&added[0]), Some(rate("0.015")), "with the discount on spot offers");
+        assert_eq!(prices.price(&listed), Some(rate("0.05")));
+        assert_eq!(prices.price(&a), Some(rate("0.09")), "spot entries do not apply to on-demand offers");
     }
 
     fn rate(text: &str) -> UsdPerHour {

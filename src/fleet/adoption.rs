@@ -23,8 +23,12 @@ impl Fleet {
             return changes;
         }
         for node in nodes.iter().filter(|node| node.role == NodeRole::Worker && node.id.is_some()) {
-            let mut fits =
-                adopting_pools.iter().filter(|(class, _)| node.size.is_some() && node.can_be(class));
+            // A worker whose capacity type VPSie does not show is adopted as on demand.
+            let capacity_type = node.capacity_type.unwrap_or_default();
+            let can_be = |class: &MachineClass| {
+                node.size.is_some() && node.can_be(class) && class.capacity_type == capacity_type
+            };
+            let mut fits = adopting_pools.iter().filter(|(class, _)| can_be(class));
             let (Some((class, Some(pool))), None) = (fits.next(), fits.next()) else { continue };
             let foreign =
                 self.unmanaged.get(&node.hostname).is_some_and(|s| s.kind == UnmanagedKind::Foreign);
@@ -39,6 +43,8 @@ impl Fleet {
                 // Running once its Node registered.
                 phase: Phase::Creating { vm: Some(Vm::listed(node)), since: now },
                 requests: Vec::new(),
+                notice: None,
+                replaces: None,
             };
             self.push_change(&mut changes, Change::SaveMachine(machine));
             self.push_change(&mut changes, Change::DropUnmanaged(node.hostname.clone()));
@@ -69,6 +75,8 @@ impl Fleet {
         let Some(group) = self.groups.get(&pool.node_group) else { return 0 };
         let headroom = self.headroom(group);
         let counted = self.unmanaged.get(&node.hostname).is_some_and(|s| s.awaited_by.is_some());
-        headroom.group.min(headroom.cluster).min(headroom.paid.saturating_add(u32::from(counted)))
+        let paid = headroom.paid.saturating_add(u32::from(counted));
+        let spot = self.pool(&pool.to_string()).map_or(0, |pool| self.spot_headroom(group, pool));
+        headroom.group.min(headroom.cluster).min(paid).min(spot)
     }
 }

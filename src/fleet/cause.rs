@@ -49,6 +49,7 @@ causes! {
     Orphan "no machine adopted the orphan in time",
     VMGone "the VM of the machine is gone; only requests that may still create a VM are left",
     VMReturned "VPSie lists a deleted VM again",
+    InterruptionNotice "VPSie gave notice of the interruption of the VM",
     RunawayGuard "the runaway guard counted VMs that may be paid for",
 }
 
@@ -62,6 +63,7 @@ impl From<DeletionReason> for Cause {
             DeletionReason::Orphan => Self::Orphan,
             DeletionReason::VMGone => Self::VMGone,
             DeletionReason::VMReturned => Self::VMReturned,
+            DeletionReason::InterruptionNotice => Self::InterruptionNotice,
         }
     }
 }
@@ -81,6 +83,6 @@ mod tests {
         let reasons = Cause::ALL
             .iter()
             .filter(|cause| serde_json::from_value::<DeletionReason>(cause.name().into()).is_ok());
-        assert_eq!(reasons.count(), 7, "every DeletionReason has a cause of its name");
+        assert_eq!(reasons.count(), 8, "every DeletionReason has a cause of its name");
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::age::is_ahead;
+use super::age::{TOLERANCE, is_ahead};
 use super::machine::{Machine, Phase};
 use super::record::{Change, UnmanagedNode};
+use super::spot::MAX_NOTICE;
 use super::state::Fleet;
 use super::used_requests::unused_time;
 
@@ -29,7 +30,8 @@ impl Machine {
             Phase::Failed { at, .. } => (Some(at), None),
             Phase::Deleting { since, accepted_at, .. } => (Some(since), accepted_at.as_mut()),
         };
-        [&mut self.created_at].into_iter().chain(since).chain(accepted)
+        let received = self.notice.as_mut().map(|notice| &mut notice.received_at);
+        [&mut self.created_at].into_iter().chain(since).chain(accepted).chain(received)
     }
 
     /// Corrects the times of its requests. They name the requests, so they stay different from each other and
@@ -52,6 +54,10 @@ impl Fleet {
         for old in self.machines.values().cloned().collect::<Vec<_>>() {
             let mut machine = old.clone();
             machine.times().for_each(|time| correct(time, now));
+            // A notice is at most this far ahead.
+            if let Some(notice) = machine.notice.as_mut().filter(|n| is_ahead(n.deadline, now + MAX_NOTICE)) {
+                notice.deadline = now + TOLERANCE;
+            }
             if machine.requests.iter().any(|request| is_ahead(request.at, now)) {
                 let used = self.used_requests().filter(|used| used.machine == old.id).map(|used| used.at);
                 machine.correct_requests(used, now);

@@ -61,6 +61,8 @@ impl Fleet {
                 created_at: now,
                 phase: Phase::Pending,
                 requests: Vec::new(),
+                notice: None,
+                replaces: None,
             };
             self.push_change(&mut changes, Change::SaveMachine(machine));
         }
@@ -125,7 +127,8 @@ impl Fleet {
                 return Err(Refusal::AboveCostLimit(Box::new(reached)));
             }
         }
-        Ok(())
+        // Last, so that a limit of all pools is not hidden by the limit of one.
+        self.check_spot_policy(group, known, wanted)
     }
 
     /// `NodeGroupDecreaseTargetSize`: removes up to `-delta` machines that were never requested from VPSie,
@@ -139,7 +142,8 @@ impl Fleet {
         }
         let mut pending: Vec<_> = self
             .machines_of(known)
-            .filter(|m| m.phase == Phase::Pending && m.requests.is_empty())
+            // A replacement belongs to no scale-up of Cluster Autoscaler.
+            .filter(|m| m.phase == Phase::Pending && m.requests.is_empty() && m.replaces.is_none())
             .map(|m| (m.created_at, m.id.clone()))
             .collect();
         pending.sort_unstable_by(|a, b| b.cmp(a));
@@ -207,8 +211,9 @@ impl Fleet {
         }
     }
 
-    /// Refuses deletions of healthy nodes below the NodeGroup's minimum. Deletions of other nodes may go
-    /// below it (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
+    /// Refuses deletions of healthy nodes below the NodeGroup's minimum, or beyond the maximum share of spot
+    /// machines. Deletions of other nodes may break both limits
+    /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     fn check_minimum(&self, pool: &str, deleted: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
         let group_target = self.group_target(known);
@@ -220,7 +225,7 @@ impl Fleet {
         if healthy > 0 && group_target.saturating_sub(deleted) < group_min {
             return Err(Refusal::BelowMin { pool: known.id.clone(), healthy, group_target, group_min });
         }
-        Ok(())
+        self.check_share_after_deletion(known, healthy)
     }
 
     /// Marks a machine for deletion; its Node is drained first. A Deleting machine stays unchanged.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::record::UnmanagedKind;
+use super::spot::CapacityCounts;
 use super::state::Fleet;
 
 impl Fleet {
@@ -49,6 +50,14 @@ impl Fleet {
             let sum: u32 = self.pools.values().filter(|p| p.id.node_group == *group).map(|p| p.target).sum();
             if sum != *target {
                 return Err(format!("NodeGroup {group}: target {target}, its pools have {sum}"));
+            }
+        }
+        for (group, counts) in &self.capacity_counts {
+            let mut counted = CapacityCounts::default();
+            let machines = self.machines.values().filter(|machine| machine.pool.node_group == *group);
+            machines.for_each(|machine| counted.count(machine, true));
+            if counted != *counts {
+                return Err(format!("NodeGroup {group}: {counts:?}, its machines are {counted:?}"));
             }
         }
         Ok(())

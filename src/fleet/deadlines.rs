@@ -30,6 +30,8 @@ impl Fleet {
         let unwritten = self.remove_used_requests(&mut changes);
         self.correct_times(&mut changes, now);
         changes.extend(self.close_groups(now));
+        self.advance_spot_classes(&mut changes, now);
+        self.expire_notices(&mut changes, now);
         self.note_turns(now);
         for id in self.machines.keys().cloned().collect::<Vec<_>>() {
             self.expire_requests(&mut changes, &id, now, policy);
@@ -202,6 +204,8 @@ impl Fleet {
                 accepted_at: None,
             },
             requests: Vec::new(),
+            notice: None,
+            replaces: None,
         };
         self.push_change(changes, Change::SaveMachine(machine));
         self.push_change(changes, Change::DropUnmanaged(orphan.hostname));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeGroupName, PoolId};
+use super::spot::SpotPolicy;
 use crate::catalog::{OfferRef, SizeId};
 use crate::cost::CostLimit;
 
@@ -40,6 +41,8 @@ pub struct NodeGroup {
     pub deletion: Option<DeletionPolicy>,
     /// Properties of its Nodes that vpsie-autoscaler does not set.
     pub node: DeclaredNode,
+    /// The policy for its spot machines. None: it has no spot pools.
+    pub spot: Option<SpotPolicy>,
 }
 
 /// Declared properties of the Nodes of a NodeGroup that follow neither from its offers nor from

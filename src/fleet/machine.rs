@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, ProviderId, VmId};
 use super::listing::ListedNode;
+use super::spot::Notice;
 use crate::catalog::{MachineClass, SizeId};
 
 /// Maximum of requests for one machine. If all are lost, the machine fails.
@@ -32,6 +33,12 @@ pub struct Machine {
     /// recognized.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<VmRequest>,
+    /// The notice of the interruption of its VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<Notice>,
+    /// The machine with a notice that it replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<MachineId>,
 }
 
 /// The phase of a machine.
@@ -138,6 +145,8 @@ pub enum DeletionReason {
     VMGone,
     /// Its VM was deleted, and VPSie lists it again.
     VMReturned,
+    /// VPSie gave notice of the interruption of the VM.
+    InterruptionNotice,
 }
 
 impl DeletionReason {
@@ -151,6 +160,7 @@ impl DeletionReason {
             Self::Orphan => "Orphan",
             Self::VMGone => "VMGone",
             Self::VMReturned => "VMReturned",
+            Self::InterruptionNotice => "InterruptionNotice",
         }
     }
 }
@@ -334,6 +344,11 @@ impl Phase {
 }
 
 impl Machine {
+    /// A machine without requests.
+    pub fn new(id: MachineId, pool: PoolId, size: SizeId, created_at: Timestamp, phase: Phase) -> Self {
+        Self { id, pool, size, created_at, phase, requests: Vec::new(), notice: None, replaces: None }
+    }
+
     /// The name of one of its requests.
     pub(super) fn request_ref(&self, request: &VmRequest) -> RequestRef {
         RequestRef { machine: self.id.clone(), at: request.at }
@@ -393,6 +408,11 @@ impl Machine {
     /// Whether it has a request without a recorded outcome.
     pub fn has_request_in_flight(&self) -> bool {
         self.requests.iter().any(|request| request.outcome == RequestOutcome::InFlight)
+    }
+
+    /// Whether it is a replacement that failed.
+    pub(super) fn is_failed_replacement(&self) -> bool {
+        self.replaces.is_some() && matches!(self.phase, Phase::Failed { .. })
     }
 
     /// Whether its VM must be deleted at VPSie.

@@ -28,12 +28,14 @@ mod machine;
 mod node_samples;
 mod observe;
 mod policy;
+mod pools;
 mod query;
 mod record;
 mod refusal;
 mod request_history;
 mod shortages;
 mod size_profile;
+mod spot;
 mod state;
 mod template;
 mod transient;
@@ -69,6 +71,10 @@ pub use record::{Change, RecordKey, Records, UnmanagedKind, UnmanagedNode};
 pub use refusal::{CostLimitReached, Refusal};
 pub use request_history::{AbandonedRef, AbandonedRequests, MovedRequest, RequestHistory};
 pub use size_profile::{Amounts, NodeShape, ObservedNode, Sample, SizeProfile};
+pub use spot::{
+    BreakerState, CircuitBreaker, Interruptions, MAX_NOTICE, MaxSpotShare, Notice, ReplacementState,
+    SpotBlock, SpotClass, SpotFailure, SpotFailureReason, SpotHistory, SpotPolicy,
+};
 pub use state::{Fleet, Pool};
 pub(crate) use template::is_label_value;
-pub use template::{FleetSettings, Reserved, Template, names, node_labels, template};
+pub use template::{FleetSettings, Reserved, Template, names, template};

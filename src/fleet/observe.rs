@@ -204,6 +204,8 @@ impl Fleet {
                     created_at: now,
                     phase,
                     requests: was.map(|m| m.requests.clone()).unwrap_or_default(),
+                    notice: None,
+                    replaces: None,
                 };
                 self.push_change(changes, Change::SaveMachine(returned));
                 self.push_change(changes, Change::DropUnmanaged(node.hostname.clone()));
@@ -320,6 +322,9 @@ impl Fleet {
         now: Timestamp,
     ) {
         self.transient.missing.remove(&vm.hostname);
+        if end == VmEnd::Vanished {
+            self.record_interruption(changes, &machine, now);
+        }
         let gone = UnmanagedKind::Gone {
             machine: machine.id.clone(),
             pool: machine.pool.clone(),

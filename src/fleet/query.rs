@@ -7,12 +7,12 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
 
 use super::group::NodeGroup;
-use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
+use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
 use super::machine::{Machine, Phase, Vm};
 use super::record::UnmanagedNode;
 use super::state::{Fleet, Pool};
 use super::template::Template;
-use crate::catalog::Catalog;
+use crate::catalog::{CapacityType, Catalog};
 use crate::cost::UsdPerHour;
 
 /// Size limits and target size of a pool, as reported to Cluster Autoscaler.
@@ -53,7 +53,7 @@ impl Fleet {
     /// Size limits and target size of a pool. Limits hold for the NodeGroup over all its pools, so each pool
     /// may grow or shrink by the rest that the NodeGroup allows.
     ///
-    /// Below the NodeGroup's minimum no pool may shrink, and the first growable pool carries the shortfall
+    /// Below the NodeGroup's minimum no pool may shrink, and the first pool with headroom carries the shortfall
     /// (for `--enforce-node-group-min-size`).
     pub fn limits(&self, pool: &Pool) -> Limits {
         let target = pool.target;
@@ -62,18 +62,27 @@ impl Fleet {
             return Limits { min, max: target, target };
         };
         let group_target = self.group_target(pool);
-        let left = self.headroom(group).minimum().min(self.affordable(group, pool));
-        let max = if pool.growable && self.limits_unknown.is_none() { target + left } else { target };
-        let min = match group_target.checked_sub(group.minimum()) {
-            Some(spare) => target.saturating_sub(spare),
-            None if self.carries_shortfall(group, pool) => (target + group.minimum() - group_target).min(max),
-            None => target,
+        let max = target + self.pool_headroom(group, pool);
+        let above_min = group_target.saturating_sub(group.minimum());
+        let kept = target.saturating_sub(above_min.min(self.removable_within_share(group, pool)));
+        let min = match self.carried_shortfall(group, pool) {
+            0 => kept,
+            shortfall => kept.max((target + shortfall).min(max)),
         };
         Limits { min, max, target }
     }
 
+    /// Headroom of the pool under all limits.
+    fn pool_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
+        if !pool.growable || self.limits_unknown.is_some() {
+            return 0;
+        }
+        let headroom = self.headroom(group).minimum();
+        headroom.min(self.affordable(group, pool)).min(self.spot_headroom(group, pool))
+    }
+
     /// Number of machines of the pool that the cost limits still allow.
-    fn affordable(&self, group: &NodeGroup, pool: &Pool) -> u32 {
+    pub(super) fn affordable(&self, group: &NodeGroup, pool: &Pool) -> u32 {
         let within = |budget: Budget| {
             let price = pool.price?.0;
             (budget.limit - budget.cost).0.max(Decimal::ZERO).checked_div(price)?.floor().to_u32()
@@ -114,11 +123,27 @@ impl Fleet {
         self.group_costs.values().copied().sum()
     }
 
-    fn carries_shortfall(&self, group: &NodeGroup, pool: &Pool) -> bool {
-        let mut growable =
-            group.pools.iter().filter(|id| self.pool(&id.to_string()).is_some_and(|p| p.growable));
-        let preferred = growable.clone().find(|id| group.preferred.as_ref() == Some(&id.offer));
-        preferred.or_else(|| growable.next()) == Some(&pool.id)
+    /// The shortfall that the pool carries: that of the NodeGroup to its minimum, or that of on-demand machines to
+    /// those that its spot machines require. The first pool with headroom carries it, pools of the preferred
+    /// offer first.
+    fn carried_shortfall(&self, group: &NodeGroup, pool: &Pool) -> u32 {
+        let of_group = group.minimum().saturating_sub(self.group_target(pool));
+        let of_on_demand = self.on_demand_shortfall(group);
+        if of_group == 0 && of_on_demand == 0 {
+            return 0;
+        }
+        let is_first = |of: Option<CapacityType>| {
+            let can_carry = |id: &&PoolId| {
+                of.is_none_or(|of| id.capacity_type == of)
+                    && self.pool(&id.to_string()).is_some_and(|pool| self.pool_headroom(group, pool) > 0)
+            };
+            let mut pools = group.pools.iter().filter(can_carry);
+            let preferred = pools.clone().find(|id| group.preferred.as_ref() == Some(&id.offer));
+            preferred.or_else(|| pools.next()) == Some(&pool.id)
+        };
+        let of_group = if of_group > 0 && is_first(None) { of_group } else { 0 };
+        let on_demand = of_on_demand > 0 && is_first(Some(CapacityType::OnDemand));
+        of_group.max(if on_demand { of_on_demand } else { 0 })
     }
 
     /// Number of machines of the pool's NodeGroup that are not Deleting, over all its pools.

@@ -10,6 +10,7 @@ use super::ids::{Hostname, MachineId, PoolId, VmId};
 use super::machine::{Machine, RequestRef};
 use super::request_history::{AbandonedRef, RequestHistory};
 use super::size_profile::SizeProfile;
+use super::spot::SpotHistory;
 use crate::catalog::{Catalog, SizeId};
 
 /// One durable write. Lists of changes are ordered so that any prefix of a list loses nothing: a VM is
@@ -29,6 +30,8 @@ pub enum Change {
     SaveProfile(SizeId, SizeProfile),
     /// Writes the request history.
     SaveRequestHistory(RequestHistory),
+    /// Writes the record of spot classes.
+    SaveSpotHistory(SpotHistory),
     /// Writes the last good catalog, for a start while VPSie is down.
     SaveCatalog(Arc<Catalog>),
 }
@@ -44,6 +47,8 @@ pub enum RecordKey {
     Profile(SizeId),
     /// The request history.
     RequestHistory,
+    /// The record of spot classes.
+    SpotHistory,
     /// The catalog.
     Catalog,
 }
@@ -55,6 +60,7 @@ impl fmt::Display for RecordKey {
             Self::Unmanaged(hostname) => write!(f, "node {hostname}"),
             Self::Profile(size) => write!(f, "size {size}"),
             Self::RequestHistory => f.write_str("request history"),
+            Self::SpotHistory => f.write_str("spot history"),
             Self::Catalog => f.write_str("catalog"),
         }
     }
@@ -68,6 +74,7 @@ impl RecordKey {
             Self::Unmanaged(_) => "node",
             Self::Profile(_) => "size",
             Self::RequestHistory => "request_history",
+            Self::SpotHistory => "spot_history",
             Self::Catalog => "catalog",
         }
     }
@@ -83,6 +90,7 @@ impl Change {
             Self::DropUnmanaged(hostname) => RecordKey::Unmanaged(hostname.clone()),
             Self::SaveProfile(size, _) => RecordKey::Profile(*size),
             Self::SaveRequestHistory(_) => RecordKey::RequestHistory,
+            Self::SaveSpotHistory(_) => RecordKey::SpotHistory,
             Self::SaveCatalog(_) => RecordKey::Catalog,
         }
     }
@@ -99,6 +107,8 @@ pub struct Records {
     pub profiles: Vec<(SizeId, SizeProfile)>,
     /// The request history.
     pub request_history: RequestHistory,
+    /// The record of spot classes.
+    pub spot_history: SpotHistory,
     /// The last good catalog.
     pub catalog: Option<Arc<Catalog>>,
     /// Number of records that this version cannot read. They stay unchanged.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::ids::PoolId;
+use super::spot::SpotBlock;
 use crate::cost::UsdPerHour;
 
 /// The reason why a command was refused. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// No such pool.
     #[error("pool {0:?} is unknown; the RPC NodeGroups lists the pools")]
@@ -107,6 +108,54 @@ pub enum Refusal {
         /// Maximum of VMs that may be paid for: the maximum of machines and its surge.
         paid_max: u32,
     },
+    /// The share of spot machines would exceed its maximum.
+    #[error(
+        "pool {pool} cannot grow by {delta}: NodeGroup {} has {spot} spot and {on_demand} on-demand machines, and at \
+         most {percent} percent may be spot; raise spotConfig.maxSpotPercentage, or let Cluster Autoscaler add on-demand \
+         machines",
+        pool.node_group
+    )]
+    AboveSpotShare {
+        /// The pool.
+        pool: PoolId,
+        /// The requested number.
+        delta: u32,
+        /// Spot machines that are not Deleting.
+        spot: u32,
+        /// On-demand machines that are not Deleting.
+        on_demand: u32,
+        /// `spec.spotConfig.maxSpotPercentage`.
+        percent: u32,
+    },
+    /// The circuit breaker of the pool's class is open or half-open, or its interruption rate is above the allowed one.
+    #[error("pool {pool} cannot grow by {delta}: {block}")]
+    SpotUnavailable {
+        /// The pool.
+        pool: PoolId,
+        /// The requested number.
+        delta: u32,
+        /// The reason.
+        block: SpotBlock,
+    },
+    /// Fallback to on-demand machines is off, and the maximum share requires no more of them.
+    #[error(
+        "pool {pool} cannot grow by {delta}: spotConfig.fallbackToOnDemand of NodeGroup {} is false, and {spot} spot and \
+         {on_demand} on-demand machines are within maxSpotPercentage {percent}; wait for spot machines, or set \
+         fallbackToOnDemand to true",
+        pool.node_group
+    )]
+    FallbackDisabled {
+        /// The pool.
+        pool: PoolId,
+        /// The requested number.
+        delta: u32,
+        /// Spot machines that are not Deleting.
+        spot: u32,
+        /// On-demand machines that are not Deleting.
+        on_demand: u32,
+        /// `spec.spotConfig.maxSpotPercentage`.
+        percent: u32,
+    },
     /// The machines would cost more than the limit.
     #[error(transparent)]
     AboveCostLimit(Box<CostLimitReached>),
@@ -136,6 +185,25 @@ pub enum Refusal {
         group_target: u32,
         /// `spec.minNodes`.
         group_min: u32,
+    },
+    /// Without the nodes, the share of spot machines would exceed its maximum.
+    #[error(
+        "cannot delete {healthy} healthy nodes of pool {pool}: NodeGroup {} has {spot} spot and {on_demand} on-demand \
+         machines, and at most {percent} percent may be spot; wait until spot machines are removed, or raise \
+         spotConfig.maxSpotPercentage",
+        pool.node_group
+    )]
+    NeededForSpotShare {
+        /// The pool.
+        pool: PoolId,
+        /// Number of healthy nodes in the request.
+        healthy: u32,
+        /// Spot machines that are not Deleting.
+        spot: u32,
+        /// On-demand machines that are not Deleting.
+        on_demand: u32,
+        /// `spec.spotConfig.maxSpotPercentage`.
+        percent: u32,
     },
     /// The NodeGroup is invalid, unreadable or (being) deleted, or its offer was removed from it or from VPSie's
     /// catalog.
@@ -188,6 +256,10 @@ impl Refusal {
             | Self::Halted { pool, .. }
             | Self::AboveVmLimit { pool, .. }
             | Self::VmsStillPaid { pool, .. }
+            | Self::AboveSpotShare { pool, .. }
+            | Self::SpotUnavailable { pool, .. }
+            | Self::FallbackDisabled { pool, .. }
+            | Self::NeededForSpotShare { pool, .. }
             | Self::PriceUnknown { pool, .. }
             | Self::BelowMin { pool, .. }
             | Self::NotGrowable { pool, .. } => Some(pool),
@@ -204,6 +276,10 @@ impl Refusal {
             Self::Halted { .. } => "GrowthHalted",
             Self::AboveVmLimit { .. } => "VMLimitReached",
             Self::VmsStillPaid { .. } => "VMsStillPaid",
+            Self::AboveSpotShare { .. } => "SpotShareReached",
+            Self::SpotUnavailable { .. } => "SpotUnavailable",
+            Self::FallbackDisabled { .. } => "FallbackDisabled",
+            Self::NeededForSpotShare { .. } => "NeededForSpotShare",
             Self::AboveCostLimit(_) => "CostLimitReached",
             Self::PriceUnknown { .. } => "PriceUnknown",
             Self::LimitsUnknown { .. } => "LimitsUnknown",
@@ -223,12 +299,16 @@ impl Refusal {
             Self::Halted { .. } => "GROWTH_HALTED",
             Self::AboveVmLimit { .. } => "VM_LIMIT_REACHED",
             Self::VmsStillPaid { .. } => "VMS_STILL_PAID",
+            Self::AboveSpotShare { .. } => "SPOT_SHARE_REACHED",
+            Self::SpotUnavailable { .. } => "SPOT_UNAVAILABLE",
+            Self::FallbackDisabled { .. } => "FALLBACK_DISABLED",
             Self::AboveCostLimit(_) => "COST_LIMIT_REACHED",
             Self::PriceUnknown { .. } => "PRICE_UNKNOWN",
             Self::LimitsUnknown { .. } => "LIMITS_UNKNOWN",
             Self::UnknownPool(_)
             | Self::Delta { .. }
             | Self::BelowMin { .. }
+            | Self::NeededForSpotShare { .. }
             | Self::NotGrowable { .. }
             | Self::ForeignNode { .. } => "NOT_GROWABLE",
         }

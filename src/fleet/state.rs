@@ -13,10 +13,11 @@ use super::policy::Policy;
 use super::record::{Change, Records, UnmanagedNode};
 use super::request_history::RequestHistory;
 use super::shortages::Shortages;
-use super::size_profile::{NodeShape, Sample, SizeProfile};
-use super::template::{FleetSettings, Template, template};
+use super::size_profile::SizeProfile;
+use super::spot::{CapacityCounts, SpotHistory};
+use super::template::{FleetSettings, Template};
 use super::transient::{Shared, TransientState};
-use crate::catalog::{Catalog, DEFAULT_MAX_PODS, Offer, Resources, SizeId};
+use crate::catalog::{Catalog, Offer, SizeId};
 use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
 
 /// The fleet in memory.
@@ -27,19 +28,26 @@ pub struct Fleet {
     pub(super) machines: BTreeMap<MachineId, Machine>,
     pub(super) unmanaged: BTreeMap<Hostname, UnmanagedNode>,
     pub(super) profiles: BTreeMap<SizeId, SizeProfile>,
+    /// Offers of VPSie, and spot offers that the operator's prices add.
     pub(super) catalog: Option<Arc<Catalog>>,
+    /// The catalog as read from VPSie, and as recorded.
+    recorded_catalog: Option<Arc<Catalog>>,
     pub(super) max_machines: Option<u32>,
     create_timeout: Option<Duration>,
     pub(super) limits_unknown: Option<Arc<str>>,
     without_spec: BTreeSet<NodeGroupName>,
     pub(super) group_targets: HashMap<NodeGroupName, u32>,
+    pub(super) capacity_counts: HashMap<NodeGroupName, CapacityCounts>,
     pub(super) group_costs: HashMap<NodeGroupName, UsdPerHour>,
     pub(super) extra_vms: ExtraVms,
     pub(super) request_history: RequestHistory,
+    pub(super) spot_history: SpotHistory,
     /// Number of machines that wait for a request.
     pub(super) waiting: u32,
     pub(super) shortages: Shortages,
-    rates: Rates,
+    /// NodeGroups with a spot pool whose offer is in the catalog.
+    pub(super) spot_groups: BTreeSet<NodeGroupName>,
+    pub(super) rates: Rates,
     cost_limit: CostLimit,
     by_vm: HashMap<VmId, MachineId>,
     by_hostname: HashMap<Hostname, MachineId>,
@@ -48,7 +56,7 @@ pub struct Fleet {
     /// By the providerID that another controller set on their Nodes.
     by_provider_id: HashMap<ProviderId, MachineId>,
     unmanaged_by_vm: HashMap<VmId, Hostname>,
-    settings: FleetSettings,
+    pub(super) settings: FleetSettings,
     pub(super) transient: Shared<TransientState>,
     unreadable: u32,
 }
@@ -126,9 +134,10 @@ impl Fleet {
 
     fn load_records(&mut self, records: Records) {
         self.profiles = records.profiles.into_iter().collect();
-        self.catalog = records.catalog;
+        self.set_catalog(records.catalog);
         self.unreadable = records.unreadable;
         self.request_history = records.request_history;
+        self.spot_history = records.spot_history;
         for unmanaged in records.unmanaged {
             self.apply(&Change::SaveUnmanaged(unmanaged));
         }
@@ -145,7 +154,8 @@ impl Fleet {
             unmanaged: self.unmanaged.values().cloned().collect(),
             profiles: self.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
             request_history: self.request_history.clone(),
-            catalog: self.catalog.clone(),
+            spot_history: self.spot_history.clone(),
+            catalog: self.recorded_catalog.clone(),
             unreadable: self.unreadable,
         }
     }
@@ -170,12 +180,22 @@ impl Fleet {
 
     /// Replaces the catalog. An empty one is ignored: it is a fault of VPSie, and would remove every pool.
     pub fn update_catalog(&mut self, catalog: Catalog) -> Vec<Change> {
-        if catalog.offers.is_empty() || self.catalog.as_deref() == Some(&catalog) {
+        if catalog.offers.is_empty() || self.recorded_catalog.as_deref() == Some(&catalog) {
             return Vec::new();
         }
         let mut changes = Vec::new();
         self.push_change(&mut changes, Change::SaveCatalog(Arc::new(catalog)));
         changes
+    }
+
+    /// Replaces the recorded catalog, and adds the spot offers of the operator's prices.
+    fn set_catalog(&mut self, recorded: Option<Arc<Catalog>>) {
+        let add_spot = |catalog: &Arc<Catalog>| match self.settings.prices.added_spot_offers(catalog) {
+            spot if spot.is_empty() => Arc::clone(catalog),
+            spot => Arc::new(Catalog { offers: catalog.offers.iter().cloned().chain(spot).collect() }),
+        };
+        self.catalog = recorded.as_ref().map(add_spot);
+        self.recorded_catalog = recorded;
     }
 
     /// Applies one durable change.
@@ -204,17 +224,29 @@ impl Fleet {
                 self.derive_pools();
             }
             Change::SaveRequestHistory(history) => self.request_history = history.clone(),
+            Change::SaveSpotHistory(history) => self.spot_history = history.clone(),
             Change::SaveCatalog(catalog) => {
-                self.catalog = Some(Arc::clone(catalog));
+                self.set_catalog(Some(Arc::clone(catalog)));
                 self.derive_pools();
             }
         }
     }
 
-    /// Applies a change and appends it to `changes`, for the store.
+    /// Applies a change and appends it to `changes`, for the store. The failure of a spot machine also changes
+    /// the record of its class, and that of a replacement the machine that it replaces.
     pub(super) fn push_change(&mut self, changes: &mut Vec<Change>, change: Change) {
-        self.apply(&change);
-        changes.push(change);
+        let spot_history = self.spot_history_after(&change).map(Change::SaveSpotHistory);
+        let failed = match &change {
+            Change::SaveMachine(machine) if machine.is_failed_replacement() => Some(machine.clone()),
+            _ => None,
+        };
+        for change in [Some(change), spot_history].into_iter().flatten() {
+            self.apply(&change);
+            changes.push(change);
+        }
+        if let Some(failed) = failed {
+            self.note_failed_replacement(changes, &failed);
+        }
     }
 
     pub(super) fn machine_by_vm(&self, id: &VmId) -> Option<&Machine> {
@@ -370,6 +402,7 @@ impl Fleet {
         if machine.is_extra_vm() {
             count_extra_vm(&mut self.extra_vms, &machine.pool, more);
         }
+        self.capacity_counts.entry(machine.pool.node_group.clone()).or_default().count(machine, more);
         if machine.needs_request() {
             self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
         }
@@ -383,115 +416,6 @@ impl Fleet {
 
     fn declares(&self, pool: &PoolId) -> bool {
         self.groups.get(&pool.node_group).is_some_and(|group| group.pools.contains(pool))
-    }
-
-    /// Derives the pools from the declarations, the catalog and the machines.
-    fn derive_pools(&mut self) {
-        let mut ids: BTreeMap<PoolId, Option<SizeId>> = BTreeMap::new();
-        for machine in self.machines.values() {
-            ids.insert(machine.pool.clone(), Some(machine.size));
-        }
-        for group in self.groups.values() {
-            for id in &group.pools {
-                ids.entry(id.clone()).or_default();
-            }
-        }
-        let old = std::mem::take(&mut self.pools);
-        for (id, size) in ids {
-            let text: Arc<str> = id.to_string().into();
-            let mut pool = self.derive_pool(&id, text.clone(), size);
-            let known = pool.growable || size.is_some() || old.contains_key(&text);
-            if let Some(was) = old.get(&text) {
-                pool.members.clone_from(&was.members);
-                pool.target = was.target;
-                if !pool.growable {
-                    pool.offer = was.offer.clone();
-                    pool.price = was.price;
-                }
-                if *was.template == *pool.template {
-                    pool.template = Arc::clone(&was.template);
-                }
-            }
-            // A declared pool exists from when its offer is first known.
-            if known {
-                self.pools.insert(text, pool);
-            }
-        }
-        self.group_costs = self.costs();
-        let priced = self.pools.values().filter_map(|pool| Some((pool.offer.resources, pool.price?)));
-        self.rates = Rates::marginal(priced).unwrap_or_default();
-    }
-
-    pub(super) fn costs(&self) -> HashMap<NodeGroupName, UsdPerHour> {
-        let mut costs: HashMap<NodeGroupName, UsdPerHour> = HashMap::new();
-        for pool in self.pools.values() {
-            let cost = costs.entry(pool.id.node_group.clone()).or_default();
-            *cost = *cost + pool.price.unwrap_or_default() * pool.target;
-        }
-        costs
-    }
-
-    fn derive_pool(&self, id: &PoolId, text: Arc<str>, machines: Option<SizeId>) -> Pool {
-        let group = self.groups.get(&id.node_group);
-        let offered = self.catalog.as_ref().and_then(|catalog| match group.and_then(|group| group.size) {
-            Some(size) => catalog.offers.iter().find(|o| o.class() == id.class(size)),
-            None => catalog.resolve(&id.datacenter, &id.offer, id.capacity_type),
-        });
-        let offer = offered.cloned().unwrap_or_else(|| self.remembered_offer(id, machines));
-        let profile = self.expected_shape(offer.size, &id.node_group);
-        let nodes = self.sampled_shapes(offer.size, &id.node_group);
-        let position = group.and_then(|group| group.pools.iter().position(|pool| pool == id));
-        Pool {
-            position: position.map(|position| position as u32),
-            growable: offered.is_some() && position.is_some() && group.is_some_and(|g| g.deletion.is_none()),
-            template: Arc::new(template(group, id, &offer, profile, &nodes, self.settings.reserved)),
-            price: self.settings.prices.price(&offer),
-            id: id.clone(),
-            text,
-            offer,
-            members: BTreeSet::new(),
-            target: 0,
-        }
-    }
-
-    /// The expected shape of a Node of the NodeGroup with that size. None if it is unknown.
-    fn expected_shape(&self, size: SizeId, group: &NodeGroupName) -> Option<NodeShape> {
-        let profile = self.profiles.get(&size)?;
-        let counts = |sample: &Sample| self.relearn(&sample.node_group) == sample.relearn.as_ref();
-        let earlier = || profile.earlier().filter(|_| self.relearn(group).is_none());
-        profile.shape(group, counts).or_else(earlier)
-    }
-
-    /// Samples of the last Nodes of the NodeGroup with that size.
-    pub(super) fn sampled_shapes(&self, size: SizeId, group: &NodeGroupName) -> Vec<&NodeShape> {
-        let anew = self.relearn(group);
-        let nodes = self.profiles.get(&size).map(|profile| &profile.nodes);
-        let own = nodes
-            .into_iter()
-            .flatten()
-            .filter(|sample| sample.node_group == *group && sample.relearn.as_ref() == anew);
-        own.map(|sample| &sample.shape).collect()
-    }
-
-    pub(super) fn relearn(&self, group: &NodeGroupName) -> Option<&String> {
-        self.groups.get(group).and_then(|group| group.node.relearn.as_ref())
-    }
-
-    /// An offer that the catalog does not have, with known or assumed resources: a template must not be
-    /// empty.
-    fn remembered_offer(&self, id: &PoolId, size: Option<SizeId>) -> Offer {
-        let profile = size.and_then(|size| self.profiles.get(&size));
-        let smallest = Resources { cpu_millis: 1000, memory_mib: 1024, disk_gib: 10, pods: DEFAULT_MAX_PODS };
-        Offer {
-            size: size.unwrap_or(SizeId::UNKNOWN),
-            name: id.offer.to_string(),
-            identifier: None,
-            datacenter: id.datacenter.clone(),
-            capacity_type: id.capacity_type,
-            resources: profile.map_or(smallest, |profile| profile.capacity),
-            monthly: None,
-            hourly: None,
-        }
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::group::{NodeGroup, Taint};
 use super::ids::PoolId;
 use super::size_profile::{Amounts, MAX_SAMPLES_OF_GROUP, NodeShape};
-use crate::catalog::{Offer, Resources};
+use crate::catalog::{CAPACITY_TYPE_LABELS, CapacityType, Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
 /// Names of labels, annotations and taints of vpsie-autoscaler.
@@ -30,6 +31,13 @@ pub mod names {
     pub const RELEARN: &str = "autoscaler.vpsie.com/relearn";
     /// Taint: the Node's VM is an orphan. Its value shows whether vpsie-autoscaler cordoned the Node.
     pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
+    /// Annotation that users and agents set: VPSie will interrupt the Node's VM. Its value is the time (RFC 3339), or
+    /// empty if it is unknown, or `none` to override notices of other programs. A taint of this key is a notice, too.
+    pub const INTERRUPTION: &str = "autoscaler.vpsie.com/interruption";
+    /// Annotation: the machine with a notice that the Node's machine replaces.
+    pub const REPLACES: &str = "autoscaler.vpsie.com/replaces";
+    /// Annotation: vpsie-autoscaler cordoned the Node because of a notice.
+    pub const INTERRUPTION_CORDON: &str = "autoscaler.vpsie.com/interruption-cordon";
     /// Annotation that a user sets to `true` on the Node of a worker that was added by hand: it does not
     /// count as the result of a request.
     pub const ADDED_BY_HAND: &str = "autoscaler.vpsie.com/added-by-hand";
@@ -90,6 +98,8 @@ pub struct FleetSettings {
     pub prices: Arc<Prices>,
     /// Cost limit of all machines together.
     pub cost_limit: CostLimit,
+    /// Time of a machine that an interruption costs: the overlap with its replacement, and lost work.
+    pub interruption_loss: Duration,
 }
 
 impl From<Reserved> for FleetSettings {
@@ -99,8 +109,23 @@ impl From<Reserved> for FleetSettings {
 }
 
 /// Labels that vpsie-autoscaler sets on every Node of the pool, in the template and on the real Node.
-pub fn node_labels(group: Option<&NodeGroup>, pool: &PoolId, offer: &Offer) -> BTreeMap<String, String> {
+pub(super) fn node_labels(
+    group: Option<&NodeGroup>,
+    pool: &PoolId,
+    offer: &Offer,
+    has_spot_offer: bool,
+) -> BTreeMap<String, String> {
     let mut labels = group.map(|group| group.labels.clone()).unwrap_or_default();
+    if has_spot_offer || pool.capacity_type == CapacityType::Spot {
+        for (key, spot, on_demand) in CAPACITY_TYPE_LABELS {
+            let value = if pool.capacity_type == CapacityType::Spot { Some(spot) } else { on_demand };
+            // Other programs set the labels that the NodeGroup declares.
+            let is_declared = group.is_some_and(|group| group.node.labels.contains_key(key));
+            if let Some(value) = value.filter(|_| !is_declared) {
+                labels.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+            }
+        }
+    }
     let mut set = |key: &str, value: &str| labels.insert(key.to_owned(), value.to_owned());
     set(names::MANAGED, "true");
     set(names::NODE_GROUP, pool.node_group.as_str());
@@ -128,9 +153,10 @@ pub(crate) fn is_label_value(text: &str) -> bool {
 }
 
 /// The template of a pool: the shape of real Nodes, or the nominal size less reserved resources, with the
-/// declarations of the NodeGroup, unless its last `nodes` contradict them.
+/// declarations of the NodeGroup, unless its last `nodes` contradict them. `own_labels` are [`node_labels`].
 pub fn template(
     group: Option<&NodeGroup>,
+    own_labels: &BTreeMap<String, String>,
     pool: &PoolId,
     offer: &Offer,
     shape: Option<NodeShape>,
@@ -170,7 +196,7 @@ pub fn template(
         }
         labels.extend(declared.labels.clone());
     }
-    labels.extend(node_labels(group, pool, offer));
+    labels.extend(own_labels.clone());
     let holds = |declared: Option<&String>, of: fn(&NodeShape) -> &Option<String>| {
         let differs = |shape: &NodeShape| of(shape).is_some() && of(shape).as_ref() != declared;
         declared.filter(|_| !is_contradicted(nodes, differs)).cloned()

@@ -153,6 +153,8 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
             phase,
             requests: Vec::new(),
+            notice: None,
+            replaces: None,
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) fn node_price(fleet: &Fleet, node: &ExternalGrpcNode) -> f64 {
     let size_or_price =
         |price: Option<UsdPerHour>, size| price.map_or_else(|| rates.machine_price(size), UsdPerHour::to_f64);
     if let Some(pool) = pool_of(fleet, node) {
-        return size_or_price(pool.price, pool.offer.resources);
+        return size_or_price(fleet.expected_price(pool), pool.offer.resources);
     }
     match labelled_offer(fleet, &node.labels) {
         Some(offer) => size_or_price(fleet.prices().price(offer), offer.resources),

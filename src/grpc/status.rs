@@ -34,8 +34,12 @@ fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::VmsStillPaid { .. }
         | Refusal::Halted { .. }
         | Refusal::AboveVmLimit { .. }
+        | Refusal::AboveSpotShare { .. }
+        | Refusal::SpotUnavailable { .. }
+        | Refusal::FallbackDisabled { .. }
         | Refusal::AboveCostLimit(_) => Code::ResourceExhausted,
         Refusal::BelowMin { .. }
+        | Refusal::NeededForSpotShare { .. }
         | Refusal::NotGrowable { .. }
         | Refusal::PriceUnknown { .. }
         | Refusal::LimitsUnknown { .. } => Code::FailedPrecondition,
@@ -59,7 +63,8 @@ mod tests {
 
     /// One of each kind.
     fn samples() -> Vec<CommandError> {
-        let pool: PoolId = "web/ams1/small/on-demand".parse().unwrap();
+        let [pool, spot]: [PoolId; 2] =
+            ["web/ams1/small/on-demand", "web/ams1/small/spot"].map(|id| id.parse().unwrap());
         let usd = |cents| UsdPerHour(Decimal::new(cents, 2));
         let delta = 3;
         let whose = "NodeGroup web".to_owned();
@@ -80,7 +85,21 @@ mod tests {
             Refusal::VmsStillPaid { pool: pool.clone(), delta, whose, target: 7, extra_vms: 4, paid_max: 12 },
             Refusal::Halted { pool: pool.clone(), why: "growth is halted: …".to_owned() },
             Refusal::AboveVmLimit { pool: pool.clone(), delta: 2, counted: 11, waiting: 2, limit: 14 },
+            Refusal::AboveSpotShare { pool: spot.clone(), delta, spot: 4, on_demand: 1, percent: 80 },
+            Refusal::SpotUnavailable {
+                pool: spot.clone(),
+                delta,
+                block: crate::fleet::SpotBlock::Open { failure: None, until: jiff::Timestamp::UNIX_EPOCH },
+            },
+            Refusal::FallbackDisabled { pool: pool.clone(), delta, spot: 3, on_demand: 1, percent: 80 },
             Refusal::AboveCostLimit(Box::new(reached)),
+            Refusal::NeededForSpotShare {
+                pool: pool.clone(),
+                healthy: 1,
+                spot: 4,
+                on_demand: 1,
+                percent: 80,
+            },
             Refusal::BelowMin { pool: pool.clone(), healthy: 2, group_target: 3, group_min: 2 },
             Refusal::NotGrowable { pool: pool.clone(), why: "its NodeGroup is being deleted".to_owned() },
             Refusal::PriceUnknown { pool: pool.clone(), offer: "small".to_owned() },
@@ -115,9 +134,26 @@ mod tests {
                     Code::ResourceExhausted,
                     "wait until the requested VMs are listed; delete unused VMs, or raise `maxNodes`",
                 ),
+                Refusal::AboveSpotShare { .. } => (
+                    Code::ResourceExhausted,
+                    "raise `spotConfig.maxSpotPercentage`; otherwise nothing: CA adds on-demand machines",
+                ),
+                Refusal::SpotUnavailable { .. } => (
+                    Code::ResourceExhausted,
+                    "nothing: CA adds on-demand machines, unless `spotConfig.fallbackToOnDemand` is false; see \
+                     the condition `SpotAvailable`",
+                ),
+                Refusal::FallbackDisabled { .. } => (
+                    Code::ResourceExhausted,
+                    "wait for spot machines, or set `spotConfig.fallbackToOnDemand` to true",
+                ),
                 Refusal::AboveCostLimit(_) => {
                     (Code::ResourceExhausted, "raise `costLimit`, or choose cheaper offers")
                 }
+                Refusal::NeededForSpotShare { .. } => (
+                    Code::FailedPrecondition,
+                    "nothing: CA retries after spot machines are removed; or raise `spotConfig.maxSpotPercentage`",
+                ),
                 Refusal::BelowMin { .. } => (Code::FailedPrecondition, "lower `minNodes`"),
                 Refusal::NotGrowable { .. } => (
                     Code::FailedPrecondition,

@@ -43,6 +43,8 @@ fn machine(id: &str, phase: Phase) -> Machine {
         created_at: Timestamp::UNIX_EPOCH,
         phase,
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     }
 }
 
@@ -95,6 +97,7 @@ fn group() -> Group {
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
+        spot: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions};
-use kube::api::{ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 
 use crate::retry_after::RetryAfter;
@@ -44,6 +44,26 @@ pub fn drain_action(pod: &Pod) -> DrainAction {
     match &pod.metadata.deletion_timestamp {
         None => DrainAction::Evict,
         Some(_) => DrainAction::Wait,
+    }
+}
+
+/// Time that the pod may take to end after its eviction: its grace period.
+pub fn termination_grace(pod: &Pod) -> Duration {
+    let grace =
+        pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE);
+    Duration::from_secs(u64::try_from(grace).unwrap_or(0).min(LONGEST_GRACE))
+}
+
+/// Deletes this pod, by UID, with its grace period. Disruption budgets do not apply.
+pub async fn delete_pod(client: &Client, pod: &Pod) -> kube::Result<()> {
+    let preconditions = kube::api::Preconditions { uid: pod.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    match pods.delete(&pod.name_any(), &params).await {
+        Ok(_) => Ok(()),
+        // Another pod may have its name.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -14,7 +14,10 @@ mod watch;
 
 pub use access::KubernetesAccess;
 pub use client::{ConnectError, REQUEST_TIMEOUT, connect, with_request_timeout};
-pub use drain::{DrainAction, EvictionResult, drain_action, evict, pods_on, termination_timeout};
+pub use drain::{
+    DrainAction, EvictionResult, delete_pod, drain_action, evict, pods_on, termination_grace,
+    termination_timeout,
+};
 pub use events::{EventMetrics, EventType, Events, Object, ObjectEvent, Publisher};
 pub use fence::{fence_client, is_write};
 pub use lease::{ElectionConfig, Elector, LeaderAddresses, Leadership, LeaseLost, LossReason, identity};

@@ -54,7 +54,12 @@ pub const PERMISSIONS: &[Permission] = &[
         &["list", "watch", "patch", "delete"],
         "set providerID, labels and taints of Nodes, cordon Nodes, delete Nodes whose VM is gone",
     ),
-    cluster("", "pods", &["list"], "find the pods on a Node that is drained"),
+    cluster(
+        "",
+        "pods",
+        &["list", "delete"],
+        "find the pods on a Node that is drained, and delete those that cannot be evicted before an interruption",
+    ),
     cluster("", "pods/eviction", &["create"], "drain the Nodes of machines that are being deleted"),
     cluster(OURS, "autoscalerconfigs", &["list", "watch"], "read the limits of the cluster"),
     cluster(OURS, "autoscalerconfigs/status", &["patch"], "report whether they are applied"),

@@ -53,8 +53,13 @@ pub struct ExpansionOption {
     pub pods: Vec<u32>,
     /// Allocatable resources of one node.
     pub allocatable: Resources,
-    /// Price of one node. None if it is unknown or the pool is not ours.
+    /// Expected price of one node, with the cost of its interruptions. None if it is unknown or the pool is not
+    /// ours.
     pub price: Option<UsdPerHour>,
+    /// The part of the price that is the expected cost of interruptions.
+    pub interruptions: UsdPerHour,
+    /// Share of the NodeGroup's spot machines that have the class of this pool, 0 to 1. 0 for on-demand pools.
+    pub concentration: f64,
     /// The reason why it is certain to fail, if any.
     pub blocked: Option<Blocked>,
     /// The NodeGroup prefers its offer (`preferredInstanceType`).
@@ -109,11 +114,14 @@ pub enum Rating {
 pub struct CostEstimate {
     /// Cost of its nodes.
     pub nodes: UsdPerHour,
+    /// Charge for spot machines of a class that the NodeGroup has many of: an interruption of that class could end all of them at once.
+    #[serde(default, skip_serializing_if = "UsdPerHour::is_zero")]
+    pub concentration: UsdPerHour,
     /// Estimated cost of the remaining pods with the other options of the call.
     pub remaining: UsdPerHour,
     /// Counted value of its nodes' spare capacity, for later pods.
     pub spare: UsdPerHour,
-    /// The key of the order: nodes and remaining pods, less spare capacity.
+    /// The key of the order: nodes, concentration and remaining pods, less spare capacity.
     pub total: UsdPerHour,
     /// Number of pods that it would leave pending.
     pub remaining_pods: u32,

@@ -14,6 +14,10 @@ use crate::cost::UsdPerHour;
 /// Decimals of a rate that count in comparisons: monthly prices converted to hours differ in later ones.
 const DECIMALS: u32 = 9;
 
+/// Charge for spot nodes if all spot machines of the NodeGroup are of one class, fraction of their price. So
+/// classes whose prices are closer than this are mixed.
+const CONCENTRATION_CHARGE: f64 = 0.1;
+
 /// Orders the options by the estimated cost of all pending pods if that option is chosen, less the counted
 /// value of its nodes' spare capacity. Options without a price come after those, and options that are certain
 /// to fail come last.
@@ -44,11 +48,13 @@ pub fn rank_options(input: &DecisionInput) -> Decision {
                 let (cpu, memory) = groups.total_request(counts);
                 let spare = spare_pricer.price_spare(option, cpu, memory);
                 let nodes = price * option.nodes;
+                let concentration = nodes.scaled(CONCENTRATION_CHARGE * option.concentration);
                 Rating::Priced(CostEstimate {
                     nodes,
+                    concentration,
                     remaining: remaining.cost,
                     spare,
-                    total: nodes + remaining.cost - spare,
+                    total: nodes + concentration + remaining.cost - spare,
                     remaining_pods: remaining.count,
                 })
             }
@@ -73,7 +79,9 @@ pub fn rank_options(input: &DecisionInput) -> Decision {
 /// the same NodeGroup. Spare capacity does not count here.
 fn move_preferred_first(options: &mut [RankedOption], input: &DecisionInput) {
     let cost_now = |ranked: &RankedOption| match &ranked.rating {
-        Rating::Priced(estimate) => Some((estimate.nodes + estimate.remaining).0.round_dp(DECIMALS)),
+        Rating::Priced(estimate) => {
+            Some((estimate.nodes + estimate.concentration + estimate.remaining).0.round_dp(DECIMALS))
+        }
         Rating::Unpriced | Rating::Blocked(_) => None,
     };
     let option = |ranked: &RankedOption| &input.options[ranked.option];

@@ -15,6 +15,8 @@ fn option(pool: &str, nodes: u32, pods: &[u32], cores: u64, gib: u64, milli_usd:
         pods: pods.to_vec(),
         allocatable: Resources { cpu_millis: cores * 1000, memory_mib: gib * 1024, disk_gib: 0, pods: 110 },
         price: Some(UsdPerHour(Decimal::new(milli_usd, 3))),
+        interruptions: UsdPerHour::ZERO,
+        concentration: 0.0,
         blocked: None,
         preferred: false,
         position: 0,

@@ -137,7 +137,7 @@ fn parse_capacity(text: &str) -> Result<CapacityConfig, String> {
         None => (None, target),
     };
     let limit = limit.parse().map_err(|_| malformed())?;
-    Ok(CapacityConfig { datacenter, offer: offer.to_owned(), limit })
+    Ok(CapacityConfig { datacenter, offer: offer.to_owned(), capacity_type: None, limit })
 }
 
 fn parse_key_value(text: &str) -> Result<(String, String), String> {

@@ -5,6 +5,8 @@ use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use crate::catalog::CapacityType;
+
 use super::anomalies::AnomaliesConfig;
 use super::config_error::ConfigError;
 use super::fault::FaultRule;
@@ -123,6 +125,9 @@ pub struct OfferConfig {
     /// USD per hour. None: the monthly price divided by `hoursPerMonth`.
     #[serde(default)]
     pub hourly: Option<Decimal>,
+    /// Price of a spot VM, USD per month. None: the size has no spot offer.
+    #[serde(default)]
+    pub spot_monthly: Option<Decimal>,
 }
 
 /// A Kubernetes cluster of the account.
@@ -158,6 +163,9 @@ pub struct CapacityConfig {
     pub datacenter: Option<String>,
     /// Name of the offer.
     pub offer: String,
+    /// Capacity type. None: both together.
+    #[serde(default)]
+    pub capacity_type: Option<CapacityType>,
     /// Maximum number of VMs, including existing ones.
     pub limit: u32,
 }
@@ -274,6 +282,7 @@ fn default_offers() -> Vec<OfferConfig> {
         traffic: 1000 * u64::from(cpu),
         monthly: Decimal::from(monthly),
         hourly: None,
+        spot_monthly: None,
     })
     .collect()
 }
@@ -379,6 +388,16 @@ impl SimulatorConfig {
         (offer.monthly * datacenter.price_factor).round_dp(2)
     }
 
+    /// Whether any size has a spot offer.
+    pub(super) fn has_spot_offers(&self) -> bool {
+        self.offers.iter().any(|offer| offer.spot_monthly.is_some())
+    }
+
+    /// Monthly price of a spot VM of an offer in a datacenter, USD. None: the size has no spot offer.
+    pub(super) fn spot_monthly(datacenter: &DatacenterConfig, offer: &OfferConfig) -> Option<Decimal> {
+        offer.spot_monthly.map(|monthly| (monthly * datacenter.price_factor).round_dp(2))
+    }
+
     /// Hourly price of an offer in a datacenter, USD.
     pub(super) fn hourly(&self, datacenter: &DatacenterConfig, offer: &OfferConfig) -> Decimal {
         let hourly = offer.hourly.unwrap_or_else(|| offer.monthly / Decimal::from(self.hours_per_month));
@@ -398,7 +417,12 @@ mod tests {
     #[test]
     fn rejects_unknown_names_and_lists_known_ones() {
         let config = SimulatorConfig {
-            capacity: vec![CapacityConfig { datacenter: None, offer: "huge".into(), limit: 1 }],
+            capacity: vec![CapacityConfig {
+                datacenter: None,
+                offer: "huge".into(),
+                capacity_type: None,
+                limit: 1,
+            }],
             ..SimulatorConfig::default()
         };
         let error = config.validate().unwrap_err().to_string();

@@ -13,6 +13,7 @@ use super::fault::{ActiveRule, FaultRule};
 use super::handle::Simulator;
 use super::shapes::Shapes;
 use super::state::{Capacity, EndedBy, Group, Phase, Vm, VmKind, price};
+use crate::catalog::CapacityType;
 
 /// A failed control operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -190,12 +191,23 @@ impl Simulator {
         offer: &str,
         limit: Option<u32>,
     ) -> Result<(), ControlError> {
+        self.set_capacity_of_type(datacenter, offer, None, limit)
+    }
+
+    /// Sets the maximum number of VMs of an offer and a capacity type. Without a capacity type: of both together.
+    pub fn set_capacity_of_type(
+        &self,
+        datacenter: Option<&str>,
+        offer: &str,
+        capacity_type: Option<CapacityType>,
+        limit: Option<u32>,
+    ) -> Result<(), ControlError> {
         self.with_state(|state, cx, _| {
             let size = cx.config.offer_named(offer).ok_or_else(|| unknown("offer", offer))?.id;
             if let Some(datacenter) = datacenter {
                 cx.config.datacenter(datacenter).ok_or_else(|| unknown("datacenter", datacenter))?;
             }
-            state.set_capacity(datacenter.map(str::to_owned), size, limit);
+            state.set_capacity(datacenter.map(str::to_owned), size, capacity_type, limit);
             Ok(())
         })
     }
@@ -306,7 +318,9 @@ fn view(config: &SimulatorConfig, now: Timestamp, vm: &Vm) -> VmView {
 
 fn capacity_name(config: &SimulatorConfig, capacity: &Capacity) -> String {
     let offer = config.offer(capacity.size).map(|offer| offer.name.as_str()).unwrap_or_default();
-    format!("{}/{offer}", capacity.datacenter.as_deref().unwrap_or("*"))
+    let capacity_type =
+        capacity.capacity_type.map(|capacity_type| format!("/{capacity_type}")).unwrap_or_default();
+    format!("{}/{offer}{capacity_type}", capacity.datacenter.as_deref().unwrap_or("*"))
 }
 
 fn unknown_vm(uuid: &str) -> ControlError {

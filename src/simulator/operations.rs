@@ -103,24 +103,28 @@ impl State {
         cx: &mut Context<'_>,
         cluster: &str,
         group: u64,
+        spot: bool,
     ) -> Result<Option<u64>, ApiError> {
         let (_, cluster) = cx.config.cluster(cluster).ok_or_else(ApiError::not_found)?;
         let group = self.groups.get(&group).filter(|g| g.cluster == cluster.identifier);
         let group = group.cloned().ok_or_else(ApiError::not_found)?;
+        if spot && cx.config.offer(group.size).is_none_or(|offer| offer.spot_monthly.is_none()) {
+            return Err(ApiError::new(400, "The size is not available as spot"));
+        }
         let workers = self.vms.values().filter(|vm| matches!(vm.kind, VmKind::Worker | VmKind::Foreign));
         if self.worker_quota.is_some_and(|quota| workers.count() >= quota as usize) {
             return Err(ApiError::new(400, "Worker nodes count exceeds the allowed limit"));
         }
-        if self.remaining_capacity(&cluster.datacenter, group.size) == Some(0) {
+        if self.remaining_capacity(&cluster.datacenter, group.size, spot) == Some(0) {
             return match cx.config.shortage {
                 Shortage::Refused => Err(ApiError::new(400, cx.config.shortage_message.clone())),
                 Shortage::Silent => Ok(None),
             };
         }
         if draw_event(cx.config.anomalies.duplicates, cx.rng) {
-            self.insert_worker(cx, cluster, &group);
+            self.insert_worker(cx, cluster, &group, spot);
         }
-        Ok(Some(self.insert_worker(cx, cluster, &group)))
+        Ok(Some(self.insert_worker(cx, cluster, &group, spot)))
     }
 
     /// Deletes a worker by UUID.
@@ -180,7 +184,7 @@ impl State {
         size: u64,
         hostname: &str,
     ) -> Result<u64, ApiError> {
-        if self.remaining_capacity(datacenter, size) == Some(0) {
+        if self.remaining_capacity(datacenter, size, false) == Some(0) {
             return Err(ApiError::new(400, cx.config.shortage_message.clone()));
         }
         let vm = self.new_vm(cx, hostname.to_owned(), VmKind::Plain, datacenter, size);

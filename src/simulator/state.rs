@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::anomalies::draw_event;
 use super::config::{ClusterConfig, SimulatorConfig};
 use super::span::Span;
+use crate::catalog::CapacityType;
 
 /// The state that survives restarts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +76,9 @@ pub struct Vm {
     pub up_at: Option<Timestamp>,
     /// Whether VPSie has suspended it.
     pub suspended: bool,
+    /// Whether it is a spot VM.
+    #[serde(default)]
+    pub spot: bool,
     /// Whether no field of its rows shows its role.
     #[serde(default)]
     pub role_hidden: bool,
@@ -155,6 +159,10 @@ pub(super) struct Capacity {
     /// None: each datacenter.
     pub datacenter: Option<String>,
     pub size: u64,
+    /// Capacity type. None: both together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[allow(clippy::struct_field_names, reason = "the field's own term")]
+    pub capacity_type: Option<CapacityType>,
     pub limit: u32,
 }
 
@@ -187,7 +195,8 @@ impl State {
     pub(super) fn new(cx: &mut Context<'_>) -> Self {
         let capacity = cx.config.capacity.iter().filter_map(|entry| {
             let size = cx.config.offer_named(&entry.offer)?.id;
-            Some(Capacity { datacenter: entry.datacenter.clone(), size, limit: entry.limit })
+            let datacenter = entry.datacenter.clone();
+            Some(Capacity { datacenter, size, capacity_type: entry.capacity_type, limit: entry.limit })
         });
         let mut state = Self {
             next_id: 1,
@@ -288,6 +297,7 @@ impl State {
             listed_at,
             up_at: comes_up.then_some(boot),
             suspended: false,
+            spot: false,
             role_hidden: false,
             uuid_listed_at: None,
             returns_at: None,
@@ -301,6 +311,7 @@ impl State {
         cx: &mut Context<'_>,
         cluster: &ClusterConfig,
         group: &Group,
+        spot: bool,
     ) -> u64 {
         let anomalies = cx.config.anomalies;
         let role_hidden = draw_event(anomalies.unknown_roles, cx.rng);
@@ -322,7 +333,8 @@ impl State {
             vm.uuid_listed_at = Some(later(vm.listed_at, anomalies.uuid_listed_after.draw(cx.rng)));
         }
         let id = vm.id;
-        let vm = Vm { cluster: Some(cluster.identifier.clone()), group: Some(group.id), role_hidden, ..vm };
+        let cluster = Some(cluster.identifier.clone());
+        let vm = Vm { cluster, group: Some(group.id), spot, role_hidden, ..vm };
         self.vms.insert(id, vm);
         self.revision += 1;
         id
@@ -373,20 +385,36 @@ impl State {
         self.vms.values().filter(move |vm| vm.group == Some(group))
     }
 
-    /// Number of VMs of a size that can still be created in a datacenter. None: no limit.
-    pub(super) fn remaining_capacity(&self, datacenter: &str, size: u64) -> Option<u32> {
+    /// Number of VMs of a size and capacity type that can still be created in a datacenter. None: no limit.
+    pub(super) fn remaining_capacity(&self, datacenter: &str, size: u64, spot: bool) -> Option<u32> {
+        let wanted = if spot { CapacityType::Spot } else { CapacityType::OnDemand };
         let applicable = self.capacity.iter().filter(|capacity| {
-            capacity.size == size && capacity.datacenter.as_deref().is_none_or(|d| d == datacenter)
+            capacity.size == size
+                && capacity.datacenter.as_deref().is_none_or(|d| d == datacenter)
+                && capacity.capacity_type.is_none_or(|capacity_type| capacity_type == wanted)
         });
-        let limit = applicable.map(|capacity| capacity.limit).min()?;
-        let used = self.vms.values().filter(|vm| vm.datacenter == datacenter && vm.size == size).count();
-        Some(limit.saturating_sub(u32::try_from(used).unwrap_or(u32::MAX)))
+        let remaining = applicable.map(|capacity| {
+            let counts = |vm: &&Vm| capacity.capacity_type.is_none() || vm.spot == spot;
+            let vms = self.vms.values().filter(|vm| vm.datacenter == datacenter && vm.size == size);
+            capacity.limit.saturating_sub(u32::try_from(vms.filter(counts).count()).unwrap_or(u32::MAX))
+        });
+        remaining.min()
     }
 
     /// Sets the maximum number of VMs of a size. None: no limit.
-    pub(super) fn set_capacity(&mut self, datacenter: Option<String>, size: u64, limit: Option<u32>) {
-        self.capacity.retain(|capacity| capacity.size != size || capacity.datacenter != datacenter);
-        self.capacity.extend(limit.map(|limit| Capacity { datacenter, size, limit }));
+    pub(super) fn set_capacity(
+        &mut self,
+        datacenter: Option<String>,
+        size: u64,
+        capacity_type: Option<CapacityType>,
+        limit: Option<u32>,
+    ) {
+        self.capacity.retain(|capacity| {
+            capacity.size != size
+                || capacity.datacenter != datacenter
+                || capacity.capacity_type != capacity_type
+        });
+        self.capacity.extend(limit.map(|limit| Capacity { datacenter, size, capacity_type, limit }));
         self.revision += 1;
     }
 }
@@ -446,6 +474,13 @@ impl Vm {
 pub(super) fn price(config: &SimulatorConfig, vm: &Vm) -> Option<Price> {
     let offer = config.offer(vm.size)?;
     let (_, datacenter) = config.datacenter(&vm.datacenter)?;
+    if vm.spot {
+        let monthly = SimulatorConfig::spot_monthly(datacenter, offer)?;
+        return Some(Price {
+            hourly: (monthly / Decimal::from(config.hours_per_month)).round_dp(5),
+            monthly,
+        });
+    }
     Some(Price {
         hourly: config.hourly(datacenter, offer),
         monthly: SimulatorConfig::monthly(datacenter, offer),

@@ -29,8 +29,9 @@ const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines
 const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
 const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
 const HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("request_history");
+const SPOT_HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("spot_history");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
-/// The key of [`CATALOG`] and [`HISTORY`].
+/// The key of [`CATALOG`], [`HISTORY`] and [`SPOT_HISTORY`].
 const LAST: &str = "last";
 /// A request history that could not be read, before it was replaced.
 const UNREADABLE: &str = "unreadable";
@@ -336,28 +337,43 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
         let catalog = serde_json::from_str(value.value());
         records.catalog = readable(&CATALOG, &LAST, catalog, &mut records.unreadable);
     }
-    match transaction.open_table(HISTORY) {
-        Ok(table) => {
-            if let Some(value) = table.get(LAST)? {
-                match serde_json::from_str(value.value()) {
-                    Ok(history) => records.request_history = history,
-                    Err(error) => {
-                        records.unreadable += 1;
-                        tracing::error!(
-                            table = HISTORY.name(),
-                            %error,
-                            "cannot read the request history; it is kept as {UNREADABLE}. VMs of its requests that VPSie lists \
-                             later count as foreign: delete them at VPSie"
-                        );
-                    }
-                }
+    if let Some(text) = read_last(&transaction, SPOT_HISTORY)? {
+        match serde_json::from_str(&text) {
+            Ok(history) => records.spot_history = history,
+            Err(error) => tracing::warn!(
+                table = SPOT_HISTORY.name(),
+                %error,
+                "cannot read the spot history; starting with an empty one: circuit breakers are closed, and interruption rates are the assumed ones"
+            ),
+        }
+    }
+    if let Some(text) = read_last(&transaction, HISTORY)? {
+        match serde_json::from_str(&text) {
+            Ok(history) => records.request_history = history,
+            Err(error) => {
+                records.unreadable += 1;
+                tracing::error!(
+                    table = HISTORY.name(),
+                    %error,
+                    "cannot read the request history; it is kept as {UNREADABLE}. VMs of its requests that VPSie lists \
+                     later count as foreign: delete them at VPSie"
+                );
             }
         }
-        // A file of an earlier release.
-        Err(redb::TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
     }
     Ok(records)
+}
+
+/// The last value of a table that files of earlier releases lack.
+fn read_last(
+    transaction: &redb::ReadTransaction,
+    table: TableDefinition<'_, &str, &str>,
+) -> Result<Option<String>, Fault> {
+    match transaction.open_table(table) {
+        Ok(table) => Ok(table.get(LAST)?.map(|text| text.value().to_owned())),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A record, or None if this version cannot read it. It stays unchanged in the file then.
@@ -416,6 +432,9 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
                         table.insert(UNREADABLE, unreadable.as_str())?;
                     }
                     table.insert(LAST, encode(history)?.as_str())?;
+                }
+                Change::SaveSpotHistory(history) => {
+                    transaction.open_table(SPOT_HISTORY)?.insert(LAST, encode(history)?.as_str())?;
                 }
                 Change::SaveCatalog(catalog) => {
                     transaction.open_table(CATALOG)?.insert(LAST, encode(catalog)?.as_str())?;

@@ -15,8 +15,8 @@ use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     AbandonedRef, AbandonedRequests, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname,
-    Machine, MovedRequest, NodeShape, Phase, Records, RequestHistory, RequestOutcome, RequestRef, Sample,
-    SizeProfile, UnmanagedKind, UnmanagedNode, Vm, VmId, VmRequest,
+    Machine, MovedRequest, NodeShape, Notice, Phase, Records, RequestHistory, RequestOutcome, RequestRef,
+    Sample, SizeProfile, SpotHistory, UnmanagedKind, UnmanagedNode, Vm, VmId, VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -28,6 +28,7 @@ const MACHINES: TableDefinition<'_, &str, &str> = TableDefinition::new("machines
 const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanaged");
 const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
 const HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("request_history");
+const SPOT_HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("spot_history");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 
@@ -55,6 +56,7 @@ const WORDS: [(&str, &[&str]); 4] = [
             "Orphan",
             "VMGone",
             "VMReturned",
+            "InterruptionNotice",
         ],
     ),
 ];
@@ -71,6 +73,8 @@ struct RecordSet {
     #[serde(default)]
     request_history: BTreeMap<String, Value>,
     #[serde(default)]
+    spot_history: BTreeMap<String, Value>,
+    #[serde(default)]
     catalog: BTreeMap<String, Value>,
 }
 
@@ -83,6 +87,8 @@ fn machine(name: &str, phase: Phase, requests: &[RequestOutcome]) -> Machine {
         created_at: at(0),
         phase,
         requests: requests.iter().map(|outcome| VmRequest { at: at(1), outcome: *outcome }).collect(),
+        notice: None,
+        replaces: None,
     }
 }
 
@@ -180,6 +186,19 @@ fn records() -> Records {
     let known_before = Some([Hostname::new("ams-master-1")].into());
     let moved = MovedRequest { request: request("workers-5").unwrap(), moved_at: at(7) };
     records.request_history = RequestHistory { known_before, abandoned: vec![abandoned], moved: vec![moved] };
+    records.machines[2].notice =
+        Some(Notice { received_at: at(8), deadline: at(128), failed_pools: vec![pool()] });
+    records.machines[0].replaces = Some("workers-3".into());
+    records.spot_history = serde_json::from_value(serde_json::json!([{
+        "datacenter": "ams1", "size": 12,
+        "breaker": {
+            "state": {"state": "open", "until": at(308)}, "failures": 1,
+            "lastFailure": {"reason": "refused", "at": at(8)},
+        },
+        "interruptions": {"millionths": 1_000_000, "machineSeconds": 7200, "until": at(8), "last": at(8)},
+        "counted": ["workers-3"],
+    }]))
+    .unwrap();
     let offer = Offer {
         size: SizeId(12),
         name: "s-2vcpu-4gb".to_owned(),
@@ -200,8 +219,10 @@ fn changes(records: Records) -> Vec<Change> {
     let profile = records.profiles.into_iter().map(|(size, profile)| Change::SaveProfile(size, profile));
     let history = (records.request_history != RequestHistory::default())
         .then_some(Change::SaveRequestHistory(records.request_history));
+    let spot = (records.spot_history != SpotHistory::default())
+        .then_some(Change::SaveSpotHistory(records.spot_history));
     let catalog = records.catalog.map(Change::SaveCatalog);
-    machines.chain(unmanaged).chain(profile).chain(history).chain(catalog).collect()
+    machines.chain(unmanaged).chain(profile).chain(history).chain(spot).chain(catalog).collect()
 }
 
 fn server() -> FakeKube {
@@ -243,6 +264,7 @@ impl FileOf {
             (MACHINES, written.machines),
             (UNMANAGED, written.unmanaged),
             (HISTORY, written.request_history),
+            (SPOT_HISTORY, written.spot_history),
             (CATALOG, written.catalog),
         ];
         for (table, rows) in tables {
@@ -304,6 +326,7 @@ fn written(kube: &FakeKube, path: &Path) -> RecordSet {
         unmanaged: rows(path, UNMANAGED),
         profiles: profile_rows(path),
         request_history: rows(path, HISTORY),
+        spot_history: rows(path, SPOT_HISTORY),
         catalog: rows(path, CATALOG),
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::{Store, StoreError};
 use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{
-    Change, Hostname, Machine, MachineId, Records, RequestHistory, SizeProfile, UnmanagedNode,
+    Change, Hostname, Machine, MachineId, Records, RequestHistory, SizeProfile, SpotHistory, UnmanagedNode,
 };
 
 /// Keeps records in memory. Clones share them, so that records survive a simulated crash.
@@ -21,6 +21,7 @@ struct RecordMaps {
     unmanaged: BTreeMap<Hostname, UnmanagedNode>,
     profiles: BTreeMap<SizeId, SizeProfile>,
     request_history: RequestHistory,
+    spot_history: SpotHistory,
     catalog: Option<Arc<Catalog>>,
 }
 
@@ -38,6 +39,7 @@ impl MemoryStore {
             unmanaged: records.unmanaged.values().cloned().collect(),
             profiles: records.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
             request_history: records.request_history.clone(),
+            spot_history: records.spot_history.clone(),
             catalog: records.catalog.clone(),
             unreadable: 0,
         }
@@ -64,6 +66,7 @@ impl MemoryStore {
                     records.profiles.insert(size, profile);
                 }
                 Change::SaveRequestHistory(history) => records.request_history = history,
+                Change::SaveSpotHistory(history) => records.spot_history = history,
                 Change::SaveCatalog(catalog) => records.catalog = Some(catalog),
             }
         }

@@ -27,6 +27,8 @@ pub(super) fn machine(name: &str) -> Machine {
         created_at: "2026-11-24T10:00:00Z".parse().unwrap(),
         phase: Phase::Pending,
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     }
 }
 
@@ -103,6 +105,7 @@ pub(super) fn expected() -> Records {
         unmanaged: vec![unmanaged("control-plane")],
         profiles: vec![(SizeId(12), profile())],
         request_history: request_history(),
+        spot_history: crate::fleet::SpotHistory::default(),
         catalog: Some(catalog()),
         unreadable: 0,
     }

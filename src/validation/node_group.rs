@@ -8,8 +8,10 @@ use super::schema::join;
 use super::{regions, syntax};
 use crate::api;
 use crate::catalog::{CapacityType, SizeId};
-use crate::cost::CostLimit;
-use crate::fleet::{AutoscalingOptions, DeclaredNode, NodeGroup, PoolId, Taint, names};
+use crate::cost::{CostLimit, InterruptionRate};
+use crate::fleet::{
+    AutoscalingOptions, DeclaredNode, MaxSpotShare, NodeGroup, PoolId, SpotPolicy, Taint, names,
+};
 use crate::vpsie::ManagedConfig;
 
 /// The checked NodeGroup of a manifest.
@@ -65,6 +67,7 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
             .unwrap_or_default(),
         deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
         node: check_node_template(manifest, findings),
+        spot: spot_policy(spec),
     };
     let managed = ManagedConfig {
         cluster: spec.resource_identifier.as_str().into(),
@@ -148,13 +151,32 @@ fn pools(name: &str, spec: &api::NodeGroupSpec) -> Vec<PoolId> {
     } else {
         preferred(spec).or(all.first().copied()).into_iter().collect()
     };
-    let pool = |offer: &str| PoolId {
-        node_group: name.into(),
-        datacenter: spec.datacenter_id.as_str().into(),
-        offer: offer.into(),
-        capacity_type: CapacityType::OnDemand,
+    let pool = |capacity_type| {
+        move |offer: &&str| PoolId {
+            node_group: name.into(),
+            datacenter: spec.datacenter_id.as_str().into(),
+            offer: (*offer).into(),
+            capacity_type,
+        }
     };
-    offers.into_iter().map(pool).collect()
+    let on_demand = offers.iter().map(pool(CapacityType::OnDemand));
+    // On-demand pools come first: the first pool with headroom carries a shortfall to the minimum.
+    match spot_policy(spec) {
+        Some(_) => on_demand.chain(offers.iter().map(pool(CapacityType::Spot))).collect(),
+        None => on_demand.collect(),
+    }
+}
+
+fn spot_policy(spec: &api::NodeGroupSpec) -> Option<SpotPolicy> {
+    let spot = spec.spot_config.as_ref().filter(|spot| spot.enabled)?;
+    Some(SpotPolicy {
+        max_share: MaxSpotShare::new(u32::try_from(spot.max_spot_percentage).unwrap_or(0)),
+        on_demand_fallback: spot.fallback_to_on_demand,
+        grace_period: syntax::duration(&spot.interruption_grace_period).unwrap_or(Duration::from_mins(2)),
+        allowed_interruption_rate: Some(InterruptionRate::percent_a_month(
+            spot.allowed_interruption_rate.into(),
+        )),
+    })
 }
 
 fn check_labels(place: &str, labels: &BTreeMap<String, String>, findings: &mut Findings) {
@@ -222,7 +244,7 @@ fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint
     taints
 }
 
-/// Checks the durations of fields that have no effect yet.
+/// Checks the durations of policies.
 fn check_durations(spec: &api::NodeGroupSpec, findings: &mut Findings) {
     if let Some(spot) = &spec.spot_config {
         let field = "spec.spotConfig.interruptionGracePeriod";
@@ -282,7 +304,10 @@ fn note_unused_fields(spec: &api::NodeGroupSpec, findings: &mut Findings) {
         findings.add_note("spec.scaleDownPolicy", message);
     }
     if spec.spot_config.as_ref().is_some_and(|spot| spot.enabled) {
-        findings.add_note("spec.spotConfig", "has no effect yet: all machines are on demand");
+        findings.add_note(
+            "spec.spotConfig",
+            "has no effect until VPSie's catalog or --price-file has a spot offer",
+        );
     }
     if spec.multi_region.as_ref().is_some_and(|regions| regions.enabled) {
         findings.add_note("spec.multiRegion", "has no effect yet: all machines are in spec.datacenterID");

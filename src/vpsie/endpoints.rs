@@ -9,7 +9,7 @@ use super::limiter::Purpose;
 use super::paging::Listed;
 use super::reply::Payload;
 use super::wire::{self, Cluster, Datacenter, Group, NodeRows, VmName};
-use crate::catalog::{DatacenterId, Offer, SizeId};
+use crate::catalog::{CapacityType, DatacenterId, Offer, SizeId};
 use crate::fleet::{ClusterId, VmId};
 
 const CLUSTERS: &str = "k8s/cluster/all";
@@ -46,7 +46,9 @@ impl Client {
     pub(super) async fn list_offers(&self, datacenter: &DatacenterId) -> Result<Listed<Offer>, ApiError> {
         let body = Body::Json(json!({"dcIdentifier": datacenter}));
         let call = Call::post("list_offers", OFFERS, body);
-        self.read_rows(call, |row| wire::read_offer(row, datacenter)).await
+        let listed = self.read_rows(call, |row| wire::read_offers(row, datacenter)).await?;
+        let Listed { rows, whole, is_list } = listed;
+        Ok(Listed { rows: rows.into_iter().flatten().collect(), whole, is_list })
     }
 
     /// Lists the VPSie groups of the cluster, without deleted ones.
@@ -121,9 +123,18 @@ impl Client {
     }
 
     /// Adds one worker to a group. Not idempotent. The reply does not reliably identify the VM.
-    pub(super) async fn add_worker(&self, cluster: &ClusterId, group: u64) -> Result<(), ApiError> {
+    pub(super) async fn add_worker(
+        &self,
+        cluster: &ClusterId,
+        group: u64,
+        capacity_type: CapacityType,
+    ) -> Result<(), ApiError> {
         let path = path(ADD_WORKER, &[cluster.as_str(), &group.to_string()]);
-        match self.send(&Call::post("add_worker", path, Body::Empty).without_repeats()).await?.payload() {
+        let body = match capacity_type {
+            CapacityType::OnDemand => Body::Empty,
+            CapacityType::Spot => Body::Json(json!({"is_spot": true})),
+        };
+        match self.send(&Call::post("add_worker", path, body).without_repeats()).await?.payload() {
             Payload::False => {
                 Err(ApiError::new(ErrorKind::Unclear, "VPSie neither accepted nor refused the request"))
             }

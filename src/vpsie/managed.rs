@@ -323,9 +323,9 @@ impl Backend for ManagedBackend {
         let listed = |node: Node| ListedNode {
             size: memory.sizes.size_of_node(&node),
             excluded: memory.sizes.excluded_by(&node),
-            // VPSie's reply has neither field, and settings may have changed since the request for the VM.
+            // VPSie's reply has no datacenter, and settings may have changed since the request for the VM.
             datacenter: None,
-            capacity_type: None,
+            capacity_type: node.capacity_type,
             hostname: node.hostname,
             id: node.id,
             role: node.role,
@@ -346,7 +346,10 @@ impl Backend for ManagedBackend {
         let size = request.class.size;
         let label = request.group_label.as_str();
         let group = self.ensure_group(cluster, size, label).await?;
-        let Err(error) = self.client.add_worker(cluster, group).await else { return Ok(None) };
+        let capacity_type = request.class.capacity_type;
+        let Err(error) = self.client.add_worker(cluster, group, capacity_type).await else {
+            return Ok(None);
+        };
         if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unclear) {
             self.memory().sizes.forget_groups();
         }
@@ -355,7 +358,7 @@ impl Backend for ManagedBackend {
         }
         // The group was deleted, so VPSie did nothing.
         let group = self.ensure_group(cluster, size, label).await?;
-        self.client.add_worker(cluster, group).await.map_err(ApiError::into_write_error)?;
+        self.client.add_worker(cluster, group, capacity_type).await.map_err(ApiError::into_write_error)?;
         Ok(None)
     }
 

@@ -184,7 +184,7 @@ mod tests {
 
     fn offer(id: u64, cpu: u64, ram: u64, disk: u64) -> Offer {
         let row = map(json!({"id": id, "name": format!("o{id}"), "cpu": cpu, "ram": ram, "disk": disk}));
-        wire::read_offer(Row(&row), &"dc".into()).unwrap()
+        wire::read_offers(Row(&row), &"dc".into()).unwrap().remove(0)
     }
 
     fn group(row: Value) -> Group {

@@ -30,6 +30,7 @@ type record struct {
 	}
 	Spec struct {
 		Group    string `json:"nodeGroupName"`
+		Replaces string
 		Requests []struct{ Outcome string }
 	}
 	Status struct {

@@ -39,6 +39,14 @@ var scenarios = []struct {
 	{"rolling restart", rollingRestart},
 	{"cheapest set", cheapestSet},
 	{"price expander", priceExpander},
+	{"spot notice", spotNotice},
+	{"spot short notice", spotShortNotice},
+	{"spot VM gone", spotGone},
+	{"spot storm", spotStorm},
+	{"spot sold out", spotSoldOut},
+	{"spot share", spotShare},
+	{"spot leader killed", spotLeaderKilled},
+	{"spot budget", spotBudget},
 }
 
 const common = 3

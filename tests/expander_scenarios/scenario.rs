@@ -134,6 +134,8 @@ impl Scenario {
                 created_at: at,
                 phase: Phase::Failed { failure, at },
                 requests: Vec::new(),
+                notice: None,
+                replaces: None,
             }
         });
         let machines = machines.collect();
@@ -160,6 +162,7 @@ impl Group {
             cost_limit: CostLimit { monthly: self.cost_limit_monthly.map(Usd), hourly: None },
             deletion: None,
             node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+            spot: None,
         }
     }
 }

@@ -68,6 +68,7 @@ pub(crate) fn group() -> NodeGroup {
         cost_limit: CostLimit { hourly: Some(UsdPerHour(100.into())), monthly: None },
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+        spot: None,
     }
 }
 

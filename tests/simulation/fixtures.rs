@@ -51,6 +51,7 @@ pub(crate) fn node_groups() -> Vec<NodeGroup> {
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+        spot: None,
     };
     vec![
         group(checks::POOLS[0].0, checks::POOLS[0].1, checks::MAXIMA[0].1),

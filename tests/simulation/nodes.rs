@@ -6,7 +6,7 @@ use std::time::Duration;
 use ca_model::{Cluster as _, Memory, Node, Resources};
 use jiff::Timestamp;
 use vpsie_autoscaler::control::FleetHandle;
-use vpsie_autoscaler::fleet::{DrainState, Hostname, Machine, Phase, UnmanagedKind, node_labels};
+use vpsie_autoscaler::fleet::{DrainState, Hostname, Machine, Phase, UnmanagedKind};
 use vpsie_autoscaler::simulator::{Phase as VmPhase, Simulator, VmKind};
 
 /// Updates the Nodes from the VMs and, if a provider runs, from its fleet. With `needs_labels`, pods run only
@@ -50,7 +50,7 @@ pub(crate) async fn update_nodes(
             let machine: &Machine = fleet.machine_at(&hostname)?;
             let pool = fleet.pool(&machine.pool.to_string())?;
             let id = machine.vm()?.id.as_ref()?.provider_id();
-            Some((id, node_labels(fleet.group(pool), &pool.id, &pool.offer)))
+            Some((id, fleet.node_labels(pool)))
         }) {
             cluster.edit(&node.name, |node| {
                 node.unschedulable &= !(needs_labels && node.provider_id.is_empty());

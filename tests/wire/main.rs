@@ -69,6 +69,7 @@ fn service_with(ignore_daemon_sets_utilization: Option<bool>) -> CloudProviderSe
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+        spot: None,
         options: AutoscalingOptions {
             scale_down_unneeded_time: Some(Duration::from_secs(90)),
             ignore_daemon_sets_utilization,

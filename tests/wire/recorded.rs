@@ -152,6 +152,8 @@ fn machine(pool: &str, node: &ExternalGrpcNode) -> Machine {
         created_at: since,
         phase,
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     }
 }
 
@@ -184,6 +186,7 @@ async fn service(pools: &BTreeSet<String>, machines: Vec<Machine>) -> CloudProvi
         cost_limit: vpsie_autoscaler::cost::CostLimit::default(),
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
+        spot: None,
     };
     let declared = FleetConfig {
         declaration: vec![group].into(),

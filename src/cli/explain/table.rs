@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::cli::table::write_table;
 use crate::cost::UsdPerHour;
 use crate::grpc::{DecisionRecord, RecordedOption};
-use crate::placement::Rating;
+use crate::placement::{CostEstimate, Rating};
 
 const HEADINGS: [&str; 10] =
     ["", "POOL", "NODES", "PODS", "PRICE/H", "NODES/H", "REMAINING/H", "SPARE/H", "TOTAL/H", "WHY"];
@@ -31,10 +31,7 @@ pub fn render(record: &DecisionRecord) -> String {
 fn row(option: &RecordedOption) -> Vec<String> {
     let money = |rate: UsdPerHour| format!("{:.4}", rate.0);
     let (estimate, why) = match &option.rating {
-        Rating::Priced(estimate) if estimate.remaining_pods > 0 => {
-            (Some(*estimate), remaining_text(estimate.remaining_pods))
-        }
-        Rating::Priced(estimate) => (Some(*estimate), String::new()),
+        Rating::Priced(estimate) => (Some(*estimate), format_terms(option, estimate)),
         Rating::Unpriced => (None, "price unknown".to_owned()),
         Rating::Blocked(blocked) => (None, format!("{}: {}", blocked.reason, blocked.message)),
     };
@@ -55,6 +52,21 @@ fn row(option: &RecordedOption) -> Vec<String> {
     ]
 }
 
+/// The terms that have no column of their own.
+fn format_terms(option: &RecordedOption, estimate: &CostEstimate) -> String {
+    let mut terms = Vec::new();
+    if estimate.remaining_pods > 0 {
+        terms.push(remaining_text(estimate.remaining_pods));
+    }
+    if !option.interruptions.is_zero() {
+        terms.push(format!("price includes {:.6} for interruptions", option.interruptions.0));
+    }
+    if !estimate.concentration.is_zero() {
+        terms.push(format!("total includes {:.4} for concentration", estimate.concentration.0));
+    }
+    terms.join("; ")
+}
+
 fn remaining_text(pods: u32) -> String {
     format!("leaves {pods} {} to other options", if pods == 1 { "pod" } else { "pods" })
 }
@@ -65,11 +77,12 @@ mod tests {
     use rust_decimal::Decimal;
 
     use super::*;
-    use crate::placement::{Blocked, CostEstimate};
+    use crate::placement::Blocked;
 
     fn option(pool: &str, price: Option<i64>, best: bool, rating: Rating) -> RecordedOption {
         let price = price.map(|price| UsdPerHour(Decimal::new(price, 4)));
-        RecordedOption { pool: pool.into(), nodes: 2, pods: 4, price, best, rating }
+        let interruptions = UsdPerHour::ZERO;
+        RecordedOption { pool: pool.into(), nodes: 2, pods: 4, price, interruptions, best, rating }
     }
 
     #[test]
@@ -78,12 +91,21 @@ mod tests {
         let estimate = |nodes, remaining, remaining_pods| {
             Rating::Priced(CostEstimate {
                 nodes: rate(nodes),
+                concentration: UsdPerHour::ZERO,
                 remaining: rate(remaining),
                 spare: rate(100),
                 total: rate(nodes + remaining - 100),
                 remaining_pods,
             })
         };
+        let concentrated = Rating::Priced(CostEstimate {
+            nodes: rate(300),
+            concentration: rate(15),
+            remaining: rate(1370),
+            spare: rate(100),
+            total: rate(1585),
+            remaining_pods: 1,
+        });
         let blocked = Blocked { reason: "STOCKOUT".into(), message: "none left, 2 minutes ago".to_owned() };
         let record = DecisionRecord {
             number: 7,
@@ -93,6 +115,10 @@ mod tests {
             options: vec![
                 option("web/ams1/m-4vcpu-12gb/on-demand", Some(493), true, estimate(986, 1370, 1)),
                 option("web/ams1/s-8vcpu-16gb/on-demand", Some(1370), false, estimate(2740, 0, 0)),
+                RecordedOption {
+                    interruptions: UsdPerHour(Decimal::new(12, 6)),
+                    ..option("web/ams1/m-4vcpu-12gb/spot", Some(150), false, concentrated)
+                },
                 option("other", None, false, Rating::Unpriced),
                 option("web/ams1/s-2vcpu-4gb/on-demand", Some(274), false, Rating::Blocked(blocked)),
             ],

@@ -9,7 +9,7 @@ use clap::{ArgGroup, Args};
 use serde::Serialize;
 
 use super::http_query::{HttpQueryArgs, Output};
-use crate::catalog::quantity;
+use crate::catalog::{CapacityType, quantity};
 use crate::cost::{HoursPerMonth, PriceBasis, PriceList, PricedOffer, RankedOffer, Requirement};
 
 #[derive(Args, Debug)]
@@ -109,18 +109,25 @@ impl OffersArgs {
         })
     }
 
-    /// The offer that `[datacenter/]offer` identifies.
+    /// The offer that `[datacenter/]offer[/spot]` identifies.
     fn find_offer(
         &self,
         offers: &[PricedOffer],
         name: &str,
         requirement: &Requirement,
     ) -> anyhow::Result<PricedOffer> {
-        let (datacenter, offer) = match name.split_once('/') {
-            Some((datacenter, offer)) => (Some(datacenter), offer),
-            None => (self.datacenter.as_deref(), name),
+        let (wanted, capacity_type) = match name.strip_suffix("/spot") {
+            Some(wanted) => (wanted, CapacityType::Spot),
+            None => (name, CapacityType::OnDemand),
         };
-        let here = |priced: &&PricedOffer| datacenter.is_none_or(|id| priced.offer.datacenter.as_str() == id);
+        let (datacenter, offer) = match wanted.split_once('/') {
+            Some((datacenter, offer)) => (Some(datacenter), offer),
+            None => (self.datacenter.as_deref(), wanted),
+        };
+        let here = |priced: &&PricedOffer| {
+            priced.offer.capacity_type == capacity_type
+                && datacenter.is_none_or(|id| priced.offer.datacenter.as_str() == id)
+        };
         let matching: Vec<_> =
             offers.iter().filter(here).filter(|priced| priced.offer.is_named(offer)).cloned().collect();
         match matching.as_slice() {

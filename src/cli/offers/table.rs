@@ -2,6 +2,7 @@
 
 use rust_decimal::Decimal;
 
+use crate::catalog::{CapacityType, Offer};
 use crate::cli::table::write_table;
 use crate::cost::{Cost, Difference, HoursPerMonth, PriceBasis, RankedOffer, Usd, UsdPerHour};
 
@@ -49,7 +50,7 @@ fn row(ranked: &RankedOffer<'_>, units: bool) -> Vec<String> {
         })
     };
     let mut cells = vec![
-        offer.name.clone(),
+        offer_name(offer),
         offer.datacenter.to_string(),
         number(offer.resources.cpu_millis, 1000),
         number(offer.resources.memory_mib, 1024),
@@ -73,6 +74,14 @@ fn row(ranked: &RankedOffer<'_>, units: bool) -> Vec<String> {
     cells
 }
 
+/// The name of the offer as `--compare` reads it: that of a spot offer ends in `/spot`.
+fn offer_name(offer: &Offer) -> String {
+    match offer.capacity_type {
+        CapacityType::OnDemand => offer.name.clone(),
+        CapacityType::Spot => format!("{}/{}", offer.name, CapacityType::Spot),
+    }
+}
+
 /// The saving of the first offer, which is cheaper, over the second.
 pub(super) fn saving(
     first: &RankedOffer<'_>,
@@ -80,7 +89,7 @@ pub(super) fn saving(
     by: PriceBasis,
     hours: HoursPerMonth,
 ) -> String {
-    let name = |ranked: &RankedOffer<'_>| format!("{}/{}", ranked.offer.datacenter, ranked.offer.name);
+    let name = |ranked: &RankedOffer<'_>| format!("{}/{}", ranked.offer.datacenter, offer_name(ranked.offer));
     let cheaper = name(first);
     let dearer = name(second);
     let prices = first.price(by).zip(second.price(by));

@@ -16,8 +16,8 @@ use super::components::{
 use crate::clock::Clock;
 use crate::config::{ElectionArgs, Settings};
 use crate::control::{
-    Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
-    RecordsWatch, ServedCluster, fence_transport,
+    Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, InterruptionMetrics, Interruptions,
+    ListingTrigger, NodeGroups, Nodes, NodesView, RecordsWatch, ServedCluster, fence_transport,
 };
 use crate::fleet::{ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};
@@ -69,6 +69,7 @@ pub(super) async fn run(
         audit_log,
         events,
         drain,
+        interruptions,
         credentials,
         decisions,
         fleet,
@@ -124,6 +125,8 @@ pub(super) async fn run(
         events,
         nodes: NodesView::default(),
         drain,
+        interruptions,
+        deletes_pods: settings.spot_delete_pods,
         shutdown: shutdown.clone(),
     };
     let audit_log = audit_log.with_events(components.events.clone());
@@ -140,7 +143,7 @@ pub(super) async fn run(
     let kube = Some(&components.client);
     spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, kube, credentials, events, &shutdown)?;
     let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
-    if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
+    if let Some(catalog) = handle.read(|fleet| fleet.records().catalog) {
         backend.restore_offers(&catalog);
     }
     let (in_force, served) = watch::channel(ServedCluster::Unknown);
@@ -195,6 +198,8 @@ struct LeaderComponents {
     events: Events,
     nodes: NodesView,
     drain: DrainMetrics,
+    interruptions: InterruptionMetrics,
+    deletes_pods: bool,
     shutdown: CancellationToken,
 }
 
@@ -262,7 +267,12 @@ impl LeaderComponents {
             .with_view(view.clone());
         let events = self.events.clone();
         let metrics = self.drain.clone();
-        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, metrics);
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, metrics)
+            .with_clock(Arc::clone(&self.clock))
+            .with_pod_deletion(self.deletes_pods);
+        let clock = Arc::clone(&self.clock);
+        let metrics = self.interruptions.clone();
+        let interruptions = Interruptions::new(handle.clone(), client.clone(), view.clone(), clock, metrics);
         let on_cluster = move |served: &ServedCluster| {
             if let ServedCluster::Cluster(config) = served {
                 tracing::info!(
@@ -281,6 +291,7 @@ impl LeaderComponents {
         let records = RecordsWatch::new(handle.clone(), client.clone(), namespace);
         spawn(tasks, "nodes", nodes.run(shutdown.clone()));
         spawn(tasks, "drain", drain.run(shutdown.clone()));
+        spawn(tasks, "interruptions", interruptions.run(shutdown.clone()));
         spawn(tasks, "nodegroups", groups.run(shutdown.clone()));
         spawn(tasks, "records", records.run(shutdown.clone()));
     }

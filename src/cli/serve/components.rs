@@ -16,8 +16,8 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{CredentialSource, Settings, VpsieSettings};
 use crate::control::{
     AuditLog, CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
-    FleetHandle, GuardedBackend, ListingTrigger, NodesView, Provision, Removal, Rotation,
-    credentials_in_file, credentials_in_secret, offer_routes,
+    FleetHandle, GuardedBackend, InterruptionMetrics, ListingTrigger, NodesView, Provision, Removal,
+    Rotation, credentials_in_file, credentials_in_secret, offer_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
@@ -39,6 +39,7 @@ pub(super) struct ServeMetrics {
     pub(super) audit_log: AuditLog,
     pub(super) events: EventMetrics,
     pub(super) drain: DrainMetrics,
+    pub(super) interruptions: InterruptionMetrics,
     pub(super) credentials: CredentialMetrics,
     pub(super) decisions: Arc<Decisions>,
     /// The fleet, once it is loaded.
@@ -57,6 +58,8 @@ impl ServeMetrics {
         events.register(&mut registry);
         let drain = DrainMetrics::default();
         drain.register(&mut registry);
+        let interruptions = InterruptionMetrics::default();
+        interruptions.register(&mut registry);
         let credentials = CredentialMetrics::default();
         if credential_source != &CredentialSource::Fixed {
             credentials.register(&mut registry);
@@ -69,7 +72,19 @@ impl ServeMetrics {
         registry.collect_unprefixed(CostCollector::new(Arc::clone(&fleet)));
         let catalog = CatalogMetrics::default();
         catalog.register(&mut registry);
-        Self { registry, catalog, grpc, vpsie, audit_log, events, drain, credentials, decisions, fleet }
+        Self {
+            registry,
+            catalog,
+            grpc,
+            vpsie,
+            audit_log,
+            events,
+            drain,
+            interruptions,
+            credentials,
+            decisions,
+            fleet,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::components::{
     spawn, spawn_credentials, spawn_http, spawn_vpsie, system_clock,
 };
 use crate::config::Settings;
-use crate::control::{Drain, FleetConfig, FleetHandle, FleetWriter, Nodes, NodesView};
+use crate::control::{Drain, FleetConfig, FleetHandle, FleetWriter, Interruptions, Nodes, NodesView};
 use crate::grpc::ExpanderService;
 use crate::kubernetes::{self, Events, KubernetesAccess};
 use crate::store::{FileStore, Store};
@@ -43,6 +43,7 @@ pub(super) async fn run(
         vpsie,
         audit_log,
         drain,
+        interruptions,
         credentials,
         decisions,
         fleet,
@@ -56,7 +57,7 @@ pub(super) async fn run(
     let (transport, config) = build_transport(&settings.vpsie).await?;
     let vpsie = Client::new(config, transport, Arc::clone(&clock), vpsie);
     let backend = ManagedBackend::new(vpsie.clone(), manifests.managed.clone());
-    if let Some(catalog) = handle.read(|fleet| fleet.catalog().cloned()) {
+    if let Some(catalog) = handle.read(|fleet| fleet.records().catalog) {
         backend.restore_offers(&catalog);
     }
     let backend: Arc<dyn Backend> = Arc::new(backend);
@@ -78,8 +79,13 @@ pub(super) async fn run(
             .with_clock(Arc::clone(&clock))
             .with_view(view.clone());
         spawn(&mut tasks, "nodes", nodes.run(shutdown.clone()));
-        let drain = Drain::new(handle.clone(), client, view, Events::none(), drain);
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), Events::none(), drain)
+            .with_clock(Arc::clone(&clock))
+            .with_pod_deletion(settings.spot_delete_pods);
         spawn(&mut tasks, "drain", drain.run(shutdown.clone()));
+        let interruptions =
+            Interruptions::new(handle.clone(), client, view, Arc::clone(&clock), interruptions);
+        spawn(&mut tasks, "interruptions", interruptions.run(shutdown.clone()));
     }
     let ready = readiness(handle.clone());
     let debug = debug_router(&decisions, &fleet);

@@ -15,7 +15,9 @@ const NO_OPTIMIZATION: &str = "does not exist yet: machines are not replaced by 
                                new machines by price";
 const NO_REBALANCING: &str = "does not exist yet: running machines are not replaced; Cluster Autoscaler removes \
                               machines that are not needed";
-const NO_SPOT: &str = "does not exist yet: all machines are on demand";
+const SPOT_IN_NODE_GROUPS: &str = "has been replaced by spec.spotConfig.enabled of each NodeGroup";
+const GRACE_IN_NODE_GROUPS: &str =
+    "has been replaced by spec.spotConfig.interruptionGracePeriod of each NodeGroup";
 
 /// Flags of the controller.
 pub const CONTROLLER: &[LegacyFlag] = &[
@@ -124,8 +126,8 @@ pub const MANIFESTS: &[LegacyFlag] = &[
     flag("rebalancing", "true", Refused(NO_REBALANCING)),
     flag("rebalancing-interval", "24h", Refused(NO_REBALANCING)),
     flag("rebalancing-max-concurrent", "2", Refused(NO_REBALANCING)),
-    flag("spot-instances", "true", Refused(NO_SPOT)),
-    flag("spot-grace-period", "120s", Refused(NO_SPOT)),
+    flag("spot-instances", "true", Refused(SPOT_IN_NODE_GROUPS)),
+    flag("spot-grace-period", "120s", Refused(GRACE_IN_NODE_GROUPS)),
 ];
 
 const fn flag(name: &'static str, default: &'static str, support: Support) -> LegacyFlag {

@@ -2,10 +2,10 @@
 
 use rust_decimal::Decimal;
 
-use crate::catalog::SizeId;
+use crate::catalog::{CapacityType, SizeId};
 use crate::fleet::{
-    Cause, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
-    RequestOutcome, UnmanagedKind, UnmanagedNode, Vm, VmId,
+    BreakerState, Cause, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
+    RequestOutcome, SpotHistory, UnmanagedKind, UnmanagedNode, Vm, VmId,
 };
 
 macro_rules! kinds {
@@ -68,6 +68,17 @@ kinds! {
         touched",
     UnexpectedFound "unexpected_found" "a node appeared while requests were open or lost, and matches none of \
         them; it counts as paid for, and is never touched",
+    Interrupted "interrupted" "VPSie no longer lists the VM of a spot machine, and vpsie-autoscaler did not delete it",
+    NoticeReceived "notice_received" "VPSie gave notice that it will interrupt the VM; a replacement is requested, and \
+        the Node is drained before the deadline",
+    NoticeWithdrawn "notice_withdrawn" "the notice was withdrawn; the machine stays",
+    ReplacementRecorded "replacement_recorded" "the replacement of a machine with a notice is recorded",
+    SpotBreakerOpened "spot_breaker_opened" "the circuit breaker of the spot pool opened: VPSie refused, did not deliver or \
+        interrupted machines of its class; the pool does not grow until the next attempt",
+    SpotBreakerHalfOpen "spot_breaker_half_open" "the circuit breaker of the spot pool is half-open: all pools of its class \
+        together can add one machine",
+    SpotBreakerClosed "spot_breaker_closed" "the circuit breaker of the spot pool closed: a machine of its class has run for 15 \
+        minutes, and the pool can grow",
     GrowthHalted "growth_halted" "the runaway guard halts growth; `halt` has the reason, `message` the remedy",
     GrowthResumed "growth_resumed" "the runaway guard allows growth again",
 }
@@ -130,10 +141,34 @@ pub(super) fn audit_entries(fleet: &Fleet, change: &Change, cause: Cause) -> Vec
         | Change::SaveProfile(..)
         | Change::SaveRequestHistory(_)
         | Change::SaveCatalog(_) => Vec::new(),
+        Change::SaveSpotHistory(history) => breaker_entries(fleet, history, cause),
     };
     for entry in &mut entries {
         let pool = entry.pool.as_ref().and_then(|pool| fleet.pool(&pool.to_string()));
         entry.usd_per_hour = pool.and_then(|pool| pool.price).map(|price| price.0.round_dp(5).normalize());
+    }
+    entries
+}
+
+/// An entry for each growable spot pool whose circuit breaker changes its state.
+fn breaker_entries(fleet: &Fleet, new: &SpotHistory, cause: Cause) -> Vec<AuditEntry> {
+    let mut entries = Vec::new();
+    for pool in fleet.pools().filter(|pool| pool.growable) {
+        let Some(old) = fleet.breaker_state(pool) else { continue };
+        let new = new.breaker_state(&pool.id.class(pool.offer.size));
+        if old.name() == new.name() {
+            continue;
+        }
+        let kind = match new {
+            BreakerState::Open { .. } => AuditAction::SpotBreakerOpened,
+            BreakerState::HalfOpen { .. } => AuditAction::SpotBreakerHalfOpen,
+            BreakerState::Closed => AuditAction::SpotBreakerClosed,
+        };
+        entries.push(AuditEntry {
+            pool: Some(pool.id.clone()),
+            size: pool.offer.size.known(),
+            ..AuditEntry::for_cluster(kind, cause)
+        });
     }
     entries
 }
@@ -164,6 +199,7 @@ fn begun(fleet: &Fleet, machine: &Machine) -> AuditAction {
     match (&machine.phase, machine.vm()) {
         (Phase::Deleting { reason: DeletionReason::Orphan, .. }, _) => AuditAction::MarkedForDeletion,
         (_, Some(vm)) => bound(fleet, machine, vm),
+        (_, None) if machine.replaces.is_some() => AuditAction::ReplacementRecorded,
         (_, None) => AuditAction::Recorded,
     }
 }
@@ -183,6 +219,11 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Aud
     match (old.vm(), new.vm()) {
         (None, Some(vm)) => kinds.push(bound(fleet, new, vm)),
         (Some(was), Some(vm)) if was.hostname != vm.hostname => kinds.push(bound(fleet, new, vm)),
+        _ => {}
+    }
+    match (&old.notice, &new.notice) {
+        (None, Some(_)) => kinds.push(AuditAction::NoticeReceived),
+        (Some(_), None) if new.counts() => kinds.push(AuditAction::NoticeWithdrawn),
         _ => {}
     }
     let same = old.phase.name() == new.phase.name();
@@ -275,7 +316,11 @@ fn listed(fleet: &Fleet, unmanaged: &UnmanagedNode, cause: Cause) -> Option<Audi
                 Some(_) => (false, cause),
                 None => (*deleted, cause),
             };
-            let kind = if is_deleted { AuditAction::Ended } else { AuditAction::Vanished };
+            let kind = match pool.capacity_type {
+                _ if is_deleted => AuditAction::Ended,
+                CapacityType::Spot if !*deleted => AuditAction::Interrupted,
+                _ => AuditAction::Vanished,
+            };
             Some(AuditEntry { machine: Some(machine.clone()), by, ..entry(kind, Some(pool), Some(*size)) })
         }
         _ => None,

@@ -19,6 +19,12 @@ pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, 
         AuditAction::DeletionIgnored => Some((Warning, "DeletionIgnored", true)),
         AuditAction::Ended => Some((Normal, "Deleted", false)),
         AuditAction::Vanished => Some((Warning, "VMVanished", true)),
+        AuditAction::NoticeReceived => Some((Warning, "InterruptionNotice", true)),
+        AuditAction::NoticeWithdrawn => Some((Normal, "InterruptionNoticeWithdrawn", true)),
+        AuditAction::ReplacementRecorded => Some((Normal, "ReplacementRecorded", true)),
+        AuditAction::Interrupted => Some((Warning, "Interrupted", true)),
+        AuditAction::SpotBreakerOpened => Some((Warning, "SpotBreakerOpened", true)),
+        AuditAction::SpotBreakerClosed => Some((Normal, "SpotBreakerClosed", true)),
         AuditAction::Returned => Some((Warning, "VMReturned", true)),
         AuditAction::OrphanFound => Some((Warning, "OrphanFound", true)),
         AuditAction::UnexpectedFound => Some((Warning, "UnexpectedNode", true)),
@@ -27,6 +33,7 @@ pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, 
         AuditAction::OrphanAdopted => Some((Normal, "OrphanAdopted", true)),
         AuditAction::WorkerAdopted => Some((Normal, "WorkerAdopted", true)),
         AuditAction::Recorded
+        | AuditAction::SpotBreakerHalfOpen
         | AuditAction::Accepted
         | AuditAction::Unclear
         | AuditAction::NotCreated
@@ -86,6 +93,11 @@ fn message(entry: &AuditEntry) -> String {
         }
         AuditAction::Vanished => {
             format!("{vm} vanished: VPSie no longer lists it, and vpsie-autoscaler did not delete it")
+        }
+        AuditAction::Interrupted => {
+            format!(
+                "the spot {vm} was interrupted: VPSie no longer lists it, and vpsie-autoscaler did not delete it"
+            )
         }
         AuditAction::Returned => format!("VPSie lists {vm} again after it vanished or was deleted"),
         AuditAction::OrphanFound => {

@@ -31,6 +31,8 @@ pub struct AuditLog {
     transitions: Family<Transition, Counter>,
     startup: Histogram,
     refused_records: Family<RecordKind, Counter>,
+    interruptions: Family<PoolLabel, Counter>,
+    breaker_transitions: Family<BreakerTransition, Counter>,
     events: Events,
 }
 
@@ -40,6 +42,8 @@ impl Default for AuditLog {
             transitions: Family::default(),
             startup: Histogram::new(STARTUP_BUCKETS),
             refused_records: Family::default(),
+            interruptions: Family::default(),
+            breaker_transitions: Family::default(),
             events: Events::default(),
         }
     }
@@ -51,6 +55,17 @@ struct Transition {
     from: &'static str,
     to: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabel {
+    pool: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BreakerTransition {
+    pool: String,
+    to: &'static str,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,16 +87,22 @@ impl AuditLog {
         Self { events, ..self }
     }
 
-    /// Registers `machine_transitions_total{pool,from,to,reason}`, `machine_startup_duration_seconds` and
-    /// `refused_records_total{record}`.
+    /// Registers `machine_transitions_total{pool,from,to,reason}`, `machine_startup_duration_seconds`,
+    /// `refused_records_total{record}`, `spot_interruptions_total{pool}` and
+    /// `spot_breaker_transitions_total{pool,to}`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Phase changes of machines; reason is the reason of a failure";
         registry.register("machine_transitions", help, None, &self.transitions);
         let help = "Time from the creation of a machine's record until the machine is Running";
         registry.register("machine_startup_duration", help, Some(Unit::Seconds), &self.startup);
         let help = "Writes of records that the API server refused, by kind of record: machine, node, size, \
-            request_history, catalog; each write is retried";
+            request_history, spot_history, catalog; each write is retried";
         registry.register("refused_records", help, None, &self.refused_records);
+        let help = "Interruptions of spot machines";
+        registry.register("spot_interruptions", help, None, &self.interruptions);
+        let help = "State changes of the circuit breakers of spot pools, by new state: open (fallback to on demand), \
+            half_open, closed (return to spot)";
+        registry.register("spot_breaker_transitions", help, None, &self.breaker_transitions);
     }
 
     /// The report of a change with this cause. `fleet` is the fleet before the change.
@@ -117,10 +138,26 @@ impl AuditLog {
         }
         for entry in report.entries {
             write_line(&entry);
+            self.count_spot(&entry);
             for event in entry_events(&entry) {
                 self.events.publish(event);
             }
         }
+    }
+
+    fn count_spot(&self, entry: &AuditEntry) {
+        let Some(pool) = entry.pool.as_ref().map(ToString::to_string) else { return };
+        let to = match entry.kind {
+            AuditAction::Interrupted => {
+                self.interruptions.get_or_create(&PoolLabel { pool }).inc();
+                return;
+            }
+            AuditAction::SpotBreakerOpened => "open",
+            AuditAction::SpotBreakerHalfOpen => "half_open",
+            AuditAction::SpotBreakerClosed => "closed",
+            _ => return,
+        };
+        self.breaker_transitions.get_or_create(&BreakerTransition { pool, to }).inc();
     }
 
     /// Reports a record that the store refused. `changes` are the changes of that commit.

@@ -185,6 +185,9 @@ fn page() -> String {
          | `CostLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed a cost limit |\n\
          | `PriceUnknown` | Warning | NodeGroup | a scale-up was refused: there is a cost limit, and the price of the offer is unknown. Also published for each pool without a known price |\n\
          | `VMsStillPaid` | Warning | NodeGroup | a scale-up was refused: extra VMs (being deleted, orphans, unexpected nodes) leave no headroom |\n\
+         | `SpotShareReached` | Warning | NodeGroup | a scale-up was refused: the share of spot machines would exceed `spotConfig.maxSpotPercentage` |\n\
+         | `FallbackDisabled` | Warning | NodeGroup | a scale-up was refused: `spotConfig.fallbackToOnDemand` is false, and `maxSpotPercentage` requires no more on-demand machines |\n\
+         | `NeededForSpotShare` | Warning | NodeGroup | a scale-down was refused: the share of spot machines would exceed `spotConfig.maxSpotPercentage` |\n\
          | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard halts growth |\n\
          | `VMLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed the VM limit of the runaway guard; growth is not halted |\n\
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the limits of the AutoscalerConfig are unknown |\n\

@@ -1,10 +1,13 @@
 //! The status of a NodeGroup. Pure.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::declared::InvalidGroup;
 use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
+use crate::catalog::CapacityType;
 use crate::cost::UsdPerHour;
 use crate::fleet::{Fleet, Machine, MachineId, Phase, Pool, Refusal, UnmanagedNode, names};
 
@@ -157,6 +160,7 @@ impl Conditions<'_> {
     fn all(&self) -> Vec<ConditionFact> {
         let mut facts = vec![self.ready(), self.scaling(), self.error(), self.at_min(), self.at_max()];
         facts.extend([self.growth_halted(), self.unexpected_nodes()]);
+        facts.extend(self.spot_available());
         facts.extend(self.deleting());
         facts
     }
@@ -167,13 +171,14 @@ impl Conditions<'_> {
             return invalid.fact();
         }
         let missing: Vec<&str> = self.object.spec.offering_ids.iter().map(String::as_str).collect();
-        let growable: Vec<_> = self.pools.iter().filter(|pool| pool.growable).collect();
-        let known: Vec<_> = self.pools.iter().map(|pool| pool.id.offer.as_str()).collect();
+        let is_growable = |pool: &&&Pool| pool.growable && pool.id.capacity_type == CapacityType::OnDemand;
+        let growable: Vec<_> = self.pools.iter().filter(is_growable).collect();
+        let known: BTreeSet<_> = self.pools.iter().map(|pool| pool.id.offer.as_str()).collect();
         if self.object.metadata.deletion_timestamp.is_some() {
             return fact(false, "Deleting", "the NodeGroup is being deleted and does not grow".to_owned());
         }
         if growable.is_empty() {
-            let what = if known.is_empty() { missing } else { known };
+            let what = if known.is_empty() { missing } else { known.into_iter().collect() };
             let message = format!("VPSie's catalog has none of the NodeGroup's offers: {}", what.join(", "));
             return fact(false, "NoOffer", message);
         }
@@ -256,6 +261,38 @@ impl Conditions<'_> {
         ConditionFact::new("GrowthHalted", false, "None", "")
     }
 
+    /// Whether spot pools can grow. None without `spotConfig.enabled`.
+    fn spot_available(&self) -> Option<ConditionFact> {
+        let fact =
+            |holds, reason, message: String| ConditionFact::new("SpotAvailable", holds, reason, message);
+        let is_deleted = self.object.metadata.deletion_timestamp.is_some();
+        let config = self.object.spec.spot_config.as_ref().filter(|spot| spot.enabled && !is_deleted)?;
+        let is_spot = |pool: &&&Pool| pool.growable && pool.id.capacity_type == CapacityType::Spot;
+        let pools: Vec<&Pool> = self.pools.iter().filter(is_spot).copied().collect();
+        if pools.is_empty() {
+            let message = "no spot offer is known for the offers of the NodeGroup, so new machines are on demand; if \
+                           VPSie sells spot machines to you, add a price with capacityType: spot to --price-file";
+            return Some(fact(false, "NoSpotOffer", message.to_owned()));
+        }
+        let block = |pool: &&Pool| Some(format!("{}: {}", pool.id.offer, self.fleet.spot_block(pool)?));
+        let blocked: Vec<String> = pools.iter().filter_map(block).collect();
+        let closed = blocked.join("; ");
+        Some(match blocked.len() {
+            0 => {
+                let offers: Vec<&str> = pools.iter().map(|pool| pool.id.offer.as_str()).collect();
+                fact(true, "SpotOffers", format!("spot offers: {}", offers.join(", ")))
+            }
+            some if some < pools.len() => fact(true, "SomeSpotPoolsBlocked", closed),
+            _ if config.fallback_to_on_demand => {
+                fact(false, "OnDemandFallback", format!("new machines are on demand. {closed}"))
+            }
+            _ => {
+                let advice = "pods wait for spot machines, because fallbackToOnDemand is false";
+                fact(false, "PodsWaitForSpot", format!("{advice}. {closed}"))
+            }
+        })
+    }
+
     fn unexpected_nodes(&self) -> ConditionFact {
         let name = self.object.metadata.name.as_deref().unwrap_or_default();
         let awaited = |unmanaged: &&UnmanagedNode| {
@@ -298,7 +335,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
+    use crate::catalog::{Catalog, Offer, Resources, SizeId};
     use crate::fleet::{
         Change, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, RequestOutcome,
         Reserved, UnmanagedKind, Vm, VmRequest,
@@ -329,6 +366,8 @@ mod tests {
             created_at: time(),
             phase,
             requests: vec![VmRequest { at: time(), outcome: RequestOutcome::Lost }],
+            notice: None,
+            replaces: None,
         }
     }
 

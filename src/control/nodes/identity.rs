@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use serde_json::Value;
 
 use super::history::{History, Order};
+use super::notices::read_notice;
 use super::patch::{self, is_cordoned, provider_id};
 use super::view::NodeFacts;
 use crate::fleet::{
@@ -152,6 +153,7 @@ pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
         machine,
         identified,
         added_by_hand: is_added_by_hand(node),
+        notice: read_notice(node),
     }
 }
 

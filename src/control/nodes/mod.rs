@@ -6,6 +6,7 @@
 
 mod history;
 mod identity;
+mod notices;
 mod patch;
 mod samples;
 mod view;
@@ -32,6 +33,7 @@ use history::History;
 use identity::{NodeAction, Owner, facts, node_action, owner_of, unmatched};
 use samples::StableNodes;
 
+pub use notices::NodeNotice;
 pub use view::{NodeFacts, NodesView};
 
 /// Minimum interval of checks after changes of the fleet.

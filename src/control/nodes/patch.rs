@@ -5,11 +5,18 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Machine, Phase, Vm, names, node_labels};
+use crate::catalog::is_capacity_type_label;
+use crate::fleet::{Fleet, Machine, Phase, Vm, names};
 
 /// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is the time of the deletion, in
 /// seconds since 1970.
 pub(super) const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
+/// Label: cloud load balancers send no traffic to the Node.
+const EXCLUDED_FROM_LOAD_BALANCERS: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// Annotation: Cluster Autoscaler does not remove the Node while the value is `true`.
+const SCALE_DOWN_DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-disabled";
+/// Value of the annotation of a Node with a notice that was cordoned and got the label.
+const LABELLED: &str = "cordoned-and-labelled";
 /// Value of the taint of an orphan's Node that was not cordoned before.
 const CORDONED: &str = "cordoned";
 
@@ -17,6 +24,8 @@ const CORDONED: &str = "cordoned";
 pub(super) fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     let patch = identity(fleet, node, machine).unwrap_or(Value::Null);
     let patch = if machine.counts() { uncordon_adopted(node, patch) } else { patch };
+    let patch = protect_replacement(fleet, node, machine, patch);
+    let patch = cordon_interrupted(node, machine, patch);
     cordon(node, machine, patch)
 }
 
@@ -49,6 +58,58 @@ fn uncordon_adopted(node: &Node, mut patch: Value) -> Value {
         patch["spec"]["unschedulable"] = json!(false);
     }
     patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
+    patch
+}
+
+/// Extends the patch so that a Node with a notice gets no pods and no traffic from outside; after a withdrawal, it
+/// removes that again.
+fn cordon_interrupted(node: &Node, machine: &Machine, mut patch: Value) -> Value {
+    let annotations = node.metadata.annotations.as_ref();
+    let is_marked = annotations.is_some_and(|all| all.contains_key(names::INTERRUPTION_CORDON));
+    if !machine.counts() || machine.notice.is_some() == is_marked {
+        return patch;
+    }
+    if is_marked {
+        patch["spec"]["unschedulable"] = json!(false);
+        patch["metadata"]["annotations"][names::INTERRUPTION_CORDON] = Value::Null;
+        if annotations
+            .and_then(|all| all.get(names::INTERRUPTION_CORDON))
+            .is_some_and(|mark| mark == LABELLED)
+        {
+            patch["metadata"]["labels"][EXCLUDED_FROM_LOAD_BALANCERS] = Value::Null;
+        }
+    } else if !is_cordoned(node) {
+        patch["spec"]["unschedulable"] = json!(true);
+        let labels = node.metadata.labels.as_ref();
+        let is_labelled = labels.is_some_and(|all| all.contains_key(EXCLUDED_FROM_LOAD_BALANCERS));
+        patch["metadata"]["annotations"][names::INTERRUPTION_CORDON] =
+            json!(if is_labelled { CORDONED } else { LABELLED });
+        if !is_labelled {
+            patch["metadata"]["labels"][EXCLUDED_FROM_LOAD_BALANCERS] = json!("");
+        }
+    }
+    patch
+}
+
+/// Extends the patch so that Cluster Autoscaler does not remove the Node of a replacement before the pods of the
+/// replaced machine have moved.
+fn protect_replacement(fleet: &Fleet, node: &Node, machine: &Machine, mut patch: Value) -> Value {
+    let annotations = node.metadata.annotations.as_ref();
+    let has = |key: &str| annotations.is_some_and(|all| all.contains_key(key));
+    let replaces =
+        machine.replaces.as_ref().filter(|_| machine.counts() && fleet.is_needed_replacement(machine));
+    match replaces {
+        // An annotation of a user stays.
+        Some(replaced) if !has(names::REPLACES) && !has(SCALE_DOWN_DISABLED) => {
+            patch["metadata"]["annotations"][SCALE_DOWN_DISABLED] = json!("true");
+            patch["metadata"]["annotations"][names::REPLACES] = json!(replaced);
+        }
+        None if has(names::REPLACES) => {
+            patch["metadata"]["annotations"][SCALE_DOWN_DISABLED] = Value::Null;
+            patch["metadata"]["annotations"][names::REPLACES] = Value::Null;
+        }
+        _ => {}
+    }
     patch
 }
 
@@ -89,10 +150,18 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     let text = machine.pool.to_string();
     let pool = fleet.pool(&text)?;
     let group = fleet.group(pool);
-    let labels: BTreeMap<String, String> = node_labels(group, &pool.id, &pool.offer);
+    let labels = fleet.node_labels(pool);
     let has = node.metadata.labels.as_ref();
-    let missing: BTreeMap<_, _> =
-        labels.into_iter().filter(|(key, value)| has.and_then(|has| has.get(key)) != Some(value)).collect();
+    let missing: BTreeMap<_, _> = labels
+        .into_iter()
+        .filter(|(key, value)| match has.and_then(|has| has.get(key)) {
+            // Another program may set these labels, too, and has the last word.
+            Some(own) if is_capacity_type_label(key) => {
+                own != value && group.is_some_and(|group| group.labels.contains_key(key))
+            }
+            own => own != Some(value),
+        })
+        .collect();
     let annotation = node.metadata.annotations.as_ref().and_then(|all| all.get(names::POOL));
     let first = annotation != Some(&text);
     let id = machine.vm().and_then(Vm::node_id).filter(|_| provider_id(node).is_none());

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
+use super::notices::NodeNotice;
 use crate::fleet::{Hostname, ListedNode, MachineId};
 
 /// The part of a Node that other loops need.
@@ -27,6 +28,8 @@ pub struct NodeFacts {
     pub identified: bool,
     /// Whether it is annotated as added by hand.
     pub added_by_hand: bool,
+    /// The notice of the interruption of its VM.
+    pub notice: Option<NodeNotice>,
 }
 
 /// The last known Nodes. [`Nodes`](super::Nodes) updates it. Cheap to clone and to read.
@@ -42,6 +45,8 @@ struct NodeIndex {
     by_name: BTreeMap<String, NodeFacts>,
     by_machine: BTreeMap<MachineId, String>,
     compared: BTreeSet<MachineId>,
+    /// Nodes with a notice.
+    noticed: BTreeSet<String>,
 }
 
 impl Default for NodesView {
@@ -95,6 +100,11 @@ impl NodesView {
         self.read(by_hand)
     }
 
+    /// The Nodes with a notice.
+    pub fn nodes_with_notice(&self) -> Vec<NodeFacts> {
+        self.read(|index| index.noticed.iter().filter_map(|name| index.by_name.get(name)).cloned().collect())
+    }
+
     /// A Node by its name.
     pub fn node_named(&self, name: &Hostname) -> Option<NodeFacts> {
         self.read(|index| index.by_name.get(name.as_str()).cloned())
@@ -129,6 +139,11 @@ impl NodesView {
                 if facts.identified {
                     of.clone_from(&facts.name);
                 }
+            }
+            if facts.notice.is_some() {
+                index.noticed.insert(facts.name.clone());
+            } else {
+                index.noticed.remove(&facts.name);
             }
             index.by_name.insert(facts.name.clone(), facts);
             true
@@ -171,6 +186,7 @@ impl NodesView {
 
 impl NodeIndex {
     fn remove_node(&mut self, name: &str) -> bool {
+        self.noticed.remove(name);
         let Some(old) = self.by_name.remove(name) else { return false };
         if let Some(machine) = old.machine.filter(|id| self.by_machine.get(id).is_some_and(|of| of == name)) {
             // Another Node of the same machine replaces it, if there is one.
@@ -191,6 +207,7 @@ mod tests {
 
     fn facts(name: &str, machine: Option<&str>, ready: bool) -> NodeFacts {
         NodeFacts {
+            notice: None,
             name: name.to_owned(),
             uid: format!("uid of {name}"),
             provider_id: None,

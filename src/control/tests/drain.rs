@@ -9,17 +9,17 @@ use super::*;
 use crate::fleet::{Cause, DeletionReason, Machine, MachineId};
 use crate::kubernetes::{EventMetrics, Events};
 
-struct Cluster {
-    kube: FakeKube,
+pub(super) struct Cluster {
+    pub(super) kube: FakeKube,
     store: MemoryStore,
-    clock: Arc<dyn Clock>,
-    handle: FleetHandle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) handle: FleetHandle,
     tasks: JoinSet<()>,
 }
 
 impl Cluster {
     /// A cluster with this number of machines and their Nodes.
-    async fn new(count: u32) -> Self {
+    pub(super) async fn new(count: u32) -> Self {
         let store = MemoryStore::new();
         store.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
         store.write(&(1..=count).map(running).map(Change::SaveMachine).collect::<Vec<_>>());
@@ -39,7 +39,7 @@ impl Cluster {
     }
 
     /// Restarts the loops.
-    async fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         self.tasks.shutdown().await;
         let store = Arc::new(self.store.clone());
         let (writer, handle) =
@@ -51,15 +51,20 @@ impl Cluster {
         let view = nodes.view();
         let metrics = DrainMetrics::default();
         let (events, publisher) = Events::new(client.clone(), "vpsie-system", EventMetrics::default());
-        let drain = Drain::new(handle.clone(), client, view, events, metrics);
+        let drain = Drain::new(handle.clone(), client.clone(), view.clone(), events, metrics)
+            .with_clock(Arc::clone(&self.clock));
+        let metrics = InterruptionMetrics::default();
+        let interruptions =
+            Interruptions::new(handle.clone(), client, view, Arc::clone(&self.clock), metrics);
         self.handle = handle;
         self.tasks.spawn(writer.run());
         self.tasks.spawn(publisher.run(CancellationToken::new()));
         self.tasks.spawn(nodes.run(CancellationToken::new()));
         self.tasks.spawn(drain.run(CancellationToken::new()));
+        self.tasks.spawn(interruptions.run(CancellationToken::new()));
     }
 
-    fn node(&self, n: u32) {
+    pub(super) fn node(&self, n: u32) {
         let node = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("slave-{n}")}, "spec": {},
             "status": {"conditions": [{"type": "Ready", "status": "True"}]},
@@ -67,7 +72,7 @@ impl Cluster {
         self.kube.put_object(node).unwrap();
     }
 
-    fn pod(&self, name: &str, node: u32, more: &Value) {
+    pub(super) fn pod(&self, name: &str, node: u32, more: &Value) {
         let mut metadata = json!({"name": name, "namespace": "default"});
         metadata.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.kube
@@ -86,15 +91,15 @@ impl Cluster {
         assert_eq!(done.await.unwrap().len(), 1);
     }
 
-    fn drained(&self, n: u32) -> bool {
+    pub(super) fn drained(&self, n: u32) -> bool {
         self.handle.read(|fleet| fleet.machine(&id(n)).is_some_and(Machine::needs_vm_deletion))
     }
 
-    fn evictions(&self) -> usize {
+    pub(super) fn evictions(&self) -> usize {
         self.kube.count(is_eviction)
     }
 
-    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(super) async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let end = Instant::now() + Duration::from_mins(5);
         while !holds(self) {
             assert!(Instant::now() < end, "{what}: not within five minutes");
@@ -104,11 +109,11 @@ impl Cluster {
     }
 }
 
-fn id(n: u32) -> MachineId {
+pub(super) fn id(n: u32) -> MachineId {
     format!("web-{n:08x}").as_str().into()
 }
 
-fn is_eviction(request: &ApiRequest) -> bool {
+pub(super) fn is_eviction(request: &ApiRequest) -> bool {
     request.subresource == "eviction"
 }
 
@@ -119,7 +124,7 @@ fn lists_pods_on(request: &ApiRequest, n: u32) -> bool {
         && selector.is_some_and(|on| *on == format!("spec.nodeName=slave-{n}"))
 }
 
-fn refused(code: u16, cause: &str) -> FaultEffect {
+pub(super) fn refused(code: u16, cause: &str) -> FaultEffect {
     FaultEffect::Refused(fake_kube::StatusError::new(code, "no").with_cause(cause, "web needs 2"))
 }
 

@@ -28,6 +28,8 @@ impl Cluster {
             created_at: "2030-01-01T00:00:00Z".parse().unwrap(),
             phase: Phase::Pending,
             requests: Vec::new(),
+            notice: None,
+            replaces: None,
         };
         store.write(&[Change::SaveCatalog(Arc::new(catalog())), Change::SaveMachine(machine)]);
         let clock = Arc::new(TokioClock(Instant::now()));

@@ -8,6 +8,7 @@ mod events;
 mod frugality;
 mod guard;
 mod identity;
+mod interruptions;
 mod objects;
 mod outcomes;
 mod refused;
@@ -221,6 +222,7 @@ fn group() -> NodeGroup {
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
+        spot: None,
     }
 }
 

@@ -141,6 +141,8 @@ pub(super) fn running(n: u32) -> Machine {
         created_at: Timestamp::UNIX_EPOCH,
         phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     }
 }
 

@@ -234,6 +234,8 @@ fn saved_machine(n: u32, phase: Phase) -> Change {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         phase,
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     })
 }
 

@@ -115,9 +115,14 @@ fn existing_workers_are_adopted_into_the_pool_of_their_class() {
     let hand = Hand::new();
     let nodes = [spot(1), ListedNode { capacity_type: None, ..node(2, 2) }];
     hand.observe(&mut fleet, &nodes);
-    let mut names = |group: &NodeGroupName| MachineId::new(format!("{group}-00000001"));
+    let mut drawn = 0;
+    let mut names = |group: &NodeGroupName| {
+        drawn += 1;
+        MachineId::new(format!("{group}-{drawn:08x}"))
+    };
     fleet.adopt_workers(&nodes, hand.now, &mut names);
-    assert_eq!(only(&fleet).pool.to_string(), SPOT, "a node of unknown capacity type stays foreign");
+    let pools: Vec<_> = fleet.machines().map(|machine| machine.pool.to_string()).collect();
+    assert_eq!(pools, [SPOT, SMALL], "a node of unknown capacity type is on demand");
 }
 
 #[test]

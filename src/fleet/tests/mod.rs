@@ -8,10 +8,12 @@ mod drains;
 mod extra_vms;
 mod guard;
 mod listings;
+mod notices;
 mod properties;
 mod requests;
 mod runaway;
 mod size_profiles;
+mod spot;
 mod unexpected;
 
 use std::collections::BTreeMap;
@@ -61,6 +63,7 @@ pub(crate) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
+        spot: None,
     }
 }
 

@@ -67,6 +67,8 @@ fn a_corrected_request_keeps_its_own_name() {
         created_at: used,
         phase: Phase::Running { vm, since: used },
         requests: vec![VmRequest { at: later, outcome: RequestOutcome::Lost }],
+        notice: None,
+        replaces: None,
     };
     let mut fleet =
         Fleet::restore(groups(), Records { machines: vec![machine], ..records() }, Reserved::default());

@@ -20,6 +20,8 @@ fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<SizeProfile>) -> Fleet
             since: Timestamp::UNIX_EPOCH,
         },
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     };
     let machines = (1..=9).map(|n| machine(if n <= 6 { SMALL } else { OTHER }, n)).collect();
     let profile = earlier.map(|earlier| (SizeId(2), earlier)).into_iter().collect();

@@ -6,6 +6,7 @@ use prost::Message as _;
 use super::pods::Pods;
 use crate::catalog::{DEFAULT_MAX_PODS, Resources, quantity};
 use crate::control::FleetHandle;
+use crate::cost::UsdPerHour;
 use crate::fleet::{Fleet, Pool};
 use crate::grpc::proto::grpcplugin::{BestOptionsRequest, Option as WireOption};
 use crate::grpc::proto::kubernetes::Node;
@@ -23,6 +24,8 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
             pods: pods.numbers(if pod_bytes.is_empty() { pod } else { pod_bytes }),
             allocatable: NOTHING,
             price: None,
+            interruptions: UsdPerHour::ZERO,
+            concentration: 0.0,
             blocked: None,
             preferred: false,
             position: u32::MAX,
@@ -34,7 +37,9 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
         for option in &mut options {
             if let Some(pool) = fleet.pool(&option.pool) {
                 option.allocatable = fleet.template(pool).allocatable;
-                option.price = pool.price;
+                option.price = fleet.expected_price(pool);
+                option.interruptions = fleet.interruption_cost(pool);
+                option.concentration = fleet.spot_concentration(pool);
                 option.blocked = find_block(fleet, pool, now);
                 option.preferred = is_preferred(fleet, pool);
                 option.position = pool.position.unwrap_or(u32::MAX);

@@ -52,8 +52,11 @@ pub struct RecordedOption {
     pub nodes: u32,
     /// Number of pods that they would take.
     pub pods: u32,
-    /// Price of one node.
+    /// Expected price of one node, with the cost of its interruptions.
     pub price: Option<UsdPerHour>,
+    /// The part of the price that is the expected cost of interruptions.
+    #[serde(default, skip_serializing_if = "UsdPerHour::is_zero")]
+    pub interruptions: UsdPerHour,
     /// Whether it was in the reply to Cluster Autoscaler.
     pub best: bool,
     /// The reason for its position.
@@ -72,6 +75,7 @@ impl DecisionRecord {
                     nodes: option.nodes,
                     pods: option.pods.len() as u32,
                     price: option.price,
+                    interruptions: option.interruptions,
                     best: ranked.best,
                     rating: ranked.rating.clone(),
                 })
@@ -193,13 +197,20 @@ mod tests {
             nodes: 1,
             pods: 2,
             price: Some(UsdPerHour::ZERO),
+            interruptions: UsdPerHour::ZERO,
             best: true,
             rating,
         };
         let rate = UsdPerHour::ZERO;
         let reason = "STOCKOUT".into();
-        let estimate =
-            CostEstimate { nodes: rate, remaining: rate, spare: rate, total: rate, remaining_pods: 3 };
+        let estimate = CostEstimate {
+            nodes: rate,
+            concentration: rate,
+            remaining: rate,
+            spare: rate,
+            total: rate,
+            remaining_pods: 3,
+        };
         let options = vec![
             option(Rating::Priced(estimate)),
             option(Rating::Unpriced),
@@ -222,6 +233,8 @@ mod tests {
             pods: Vec::new(),
             allocatable: Resources { cpu_millis: 1, memory_mib: 1, disk_gib: 0, pods: 1 },
             price: Some(UsdPerHour(1.into())),
+            interruptions: UsdPerHour::ZERO,
+            concentration: 0.0,
             blocked: (n > 0).then(|| Blocked { reason: "STOCKOUT".into(), message: String::new() }),
             preferred: false,
             position: 0,

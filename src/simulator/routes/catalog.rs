@@ -48,6 +48,9 @@ pub(super) fn kubernetes_offers(
         let mut row = size(cx, offer, "name", "disk");
         row.insert("id".to_owned(), shapes.id(offer.id));
         row.insert("price".to_owned(), shapes.usd(SimulatorConfig::monthly(datacenter, offer)));
+        if let Some(monthly) = SimulatorConfig::spot_monthly(datacenter, offer) {
+            row.insert("spot_price".to_owned(), shapes.usd(monthly));
+        }
         match shapes.hourly {
             Hourly::Given => {
                 let hourly = cx.config.hourly(datacenter, offer);

@@ -10,6 +10,7 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::catalog::CapacityType;
 use crate::simulator::config::TimesConfig;
 use crate::simulator::control::ControlError;
 use crate::simulator::fault::FaultRule;
@@ -134,15 +135,17 @@ async fn reset_calls(Extension(sim): Sim) -> ControlReply {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewCapacity {
     datacenter: Option<String>,
     offer: String,
+    capacity_type: Option<CapacityType>,
     limit: Option<u32>,
 }
 
 async fn set_capacity(Extension(sim): Sim, Json(body): Json<NewCapacity>) -> ControlReply {
-    control_reply(sim.set_capacity(body.datacenter.as_deref(), &body.offer, body.limit))
+    let NewCapacity { datacenter, offer, capacity_type, limit } = body;
+    control_reply(sim.set_capacity_of_type(datacenter.as_deref(), &offer, capacity_type, limit))
 }
 
 #[derive(Deserialize)]

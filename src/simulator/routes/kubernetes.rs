@@ -78,7 +78,18 @@ fn cluster_fields(state: &State, cx: &Context<'_>, cluster: &ClusterConfig) -> M
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// A row of a node, with its capacity type if any size has a spot offer.
 fn node(cx: &Context<'_>, vm: &Vm) -> Value {
+    let mut row = node_fields(cx, vm);
+    if cx.config.has_spot_offers()
+        && let Some(row) = row.as_object_mut()
+    {
+        row.insert("is_spot".to_owned(), cx.config.shapes.flag(vm.spot));
+    }
+    row
+}
+
+fn node_fields(cx: &Context<'_>, vm: &Vm) -> Value {
     let shapes = &cx.config.shapes;
     let gap = cx.config.anomalies.gap(cx.now);
     let is_hidden = gap.is_some_and(|gap| gap.hides_hostname(vm.id));
@@ -198,7 +209,8 @@ pub(super) fn add_slave(state: &mut State, cx: &mut Context<'_>, call: &Call) ->
         ("", Err(_)) => first_group(state, cluster)?,
         (group, _) => group.parse().map_err(|_| ApiError::not_found())?,
     };
-    let added = state.add_worker(cx, cluster, group)?;
+    let spot = call.body.get("is_spot") == Some(&json!(true));
+    let added = state.add_worker(cx, cluster, group, spot)?;
     let shapes = &cx.config.shapes;
     let Some(vm) = added.and_then(|id| state.vms.get(&id)) else { return Ok(Content::Accepted) };
     let mut row = json!({

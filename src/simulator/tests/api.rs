@@ -147,7 +147,8 @@ async fn the_quota_counts_workers_that_are_being_deleted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shortage_is_refused_or_silent() {
-    let capacity = vec![CapacityConfig { datacenter: None, offer: "s-4vcpu-8gb".into(), limit: 1 }];
+    let capacity =
+        vec![CapacityConfig { datacenter: None, offer: "s-4vcpu-8gb".into(), capacity_type: None, limit: 1 }];
     for (shortage, status) in [(Shortage::Refused, 400), (Shortage::Silent, 200)] {
         let sim = simulator(SimulatorConfig { capacity: capacity.clone(), shortage, ..steady() });
         let group = add_group(&sim, "workers", 3).await;

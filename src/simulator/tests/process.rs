@@ -95,7 +95,12 @@ fn flags_change_the_configuration() {
     assert_eq!(config.faults[0].to_string(), "POST **/add/slave/** lost p=0.1");
     assert_eq!(config.times.boot, "5s".parse().unwrap());
     assert_eq!((config.shortage, config.clusters[0].foreign_workers), (Shortage::Silent, 2));
-    let capacity = CapacityConfig { datacenter: Some("ams1".into()), offer: "s-4vcpu-8gb".into(), limit: 3 };
+    let capacity = CapacityConfig {
+        datacenter: Some("ams1".into()),
+        offer: "s-4vcpu-8gb".into(),
+        capacity_type: None,
+        limit: 3,
+    };
     assert_eq!(config.capacity, [capacity]);
 }
 

@@ -21,6 +21,8 @@ const PROFILE_MAP: &str = "vpsie-autoscaler-profile-";
 const NODES: &str = "nodes";
 /// Its own object: earlier releases refuse unknown keys in the others.
 const HISTORY_MAP: &str = "vpsie-autoscaler-request-history";
+/// Its own object: earlier releases refuse unknown keys in the others.
+const SPOT_HISTORY_MAP: &str = "vpsie-autoscaler-spot-history";
 const CATALOG: &str = "catalog";
 const HISTORY: &str = "history";
 /// A request history that could not be read, before it was replaced.
@@ -45,6 +47,10 @@ impl ConfigMapKey {
 
     pub(super) fn request_history() -> Self {
         Self { map: HISTORY_MAP.to_owned(), key: HISTORY.to_owned() }
+    }
+
+    pub(super) fn spot_history() -> Self {
+        Self { map: SPOT_HISTORY_MAP.to_owned(), key: HISTORY.to_owned() }
     }
 
     pub(super) fn profile(size: SizeId) -> Self {
@@ -144,6 +150,19 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
         let nodes = nodes.map(|text| serde_json::from_str(text).inspect_err(|error| unreadable(map, error)));
         let profile = nodes.and_then(Result::ok).and_then(SizeProfile::from_nodes);
         records.profiles.extend(profile.map(|profile| (SizeId(size), profile)));
+        return;
+    }
+    if name == SPOT_HISTORY_MAP {
+        let history = map.data.as_ref().and_then(|data| data.get(HISTORY));
+        match history.map(|text| serde_json::from_str(text)) {
+            Some(Ok(history)) => records.spot_history = history,
+            Some(Err(error)) => tracing::warn!(
+                configmap = name,
+                %error,
+                "cannot read the spot history; starting with an empty one: circuit breakers are closed, and interruption rates are the assumed ones"
+            ),
+            None => {}
+        }
         return;
     }
     if ![CATALOG_MAP, HISTORY_MAP].contains(&name.as_str()) && !name.starts_with(UNMANAGED_MAP) {

@@ -57,6 +57,9 @@ impl LastChanges {
                 Change::SaveRequestHistory(history) => {
                     last.save_value(ConfigMapKey::request_history(), record, history)?;
                 }
+                Change::SaveSpotHistory(history) => {
+                    last.save_value(ConfigMapKey::spot_history(), record, history)?;
+                }
                 Change::SaveCatalog(catalog) => last.save_value(ConfigMapKey::catalog(), record, catalog)?,
             }
         }

@@ -68,6 +68,7 @@ fn main(stored: &VPSieNode, machine: &Machine) -> Option<Value> {
     let mut spec = stored.spec.clone();
     spec.recorded_at = wanted.recorded_at;
     spec.requests = wanted.requests;
+    spec.replaces = wanted.replaces;
     // Later phases keep the time of the request, which saves a write.
     if matches!(machine.phase, Phase::Pending | Phase::Creating { .. }) {
         spec.requested_at = wanted.requested_at;

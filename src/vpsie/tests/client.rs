@@ -4,6 +4,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::script::{Script, ScriptedReply, ok, refuse, reply, slow_down};
+use crate::catalog::CapacityType;
 use crate::retry_after::RetryAfter;
 use crate::vpsie::client::Client;
 use crate::vpsie::error::{ApiError, ErrorKind};
@@ -19,7 +20,7 @@ async fn list(client: &Client) -> Result<usize, ApiError> {
 }
 
 async fn add(client: &Client) -> Result<(), ApiError> {
-    client.add_worker(&"c".into(), 5).await
+    client.add_worker(&"c".into(), 5, CapacityType::OnDemand).await
 }
 
 fn clusters() -> ScriptedReply {

@@ -3,6 +3,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::script::{Script, ScriptedReply, ok, reply};
+use crate::catalog::CapacityType;
 use crate::vpsie::Credentials;
 use crate::vpsie::client::Client;
 use crate::vpsie::error::{ApiError, ErrorKind};
@@ -124,7 +125,7 @@ async fn renews_the_token_of_unrepeatable_calls_after_a_401() {
             (LOGIN, token("two")),
             (ADD, ok(&json!(true))),
         ]);
-        client(&script).add_worker(&"c".into(), 5).await.unwrap();
+        client(&script).add_worker(&"c".into(), 5, CapacityType::OnDemand).await.unwrap();
         assert_eq!(script.seen()[3].header("vpsie-auth"), "two");
     }
 }
@@ -162,7 +163,7 @@ async fn repeats_a_lost_login_for_reads_only() {
 
     for reply in [ScriptedReply::Lost, ScriptedReply::Silence, ScriptedReply::NotSent, reply(502, "<html>")] {
         let script = Script::new([(LOGIN, reply)]);
-        let error = client(&script).add_worker(&"c".into(), 5).await.unwrap_err();
+        let error = client(&script).add_worker(&"c".into(), 5, CapacityType::OnDemand).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::NotSent);
         script.seen();
     }

@@ -7,14 +7,15 @@ use serde_json::json;
 
 use super::request;
 use super::script::TestClock;
-use crate::catalog::SizeId;
+use crate::catalog::{CapacityType, MachineClass, SizeId};
 use crate::fleet::{DeletableVm, Hostname, ListedNode, NodeListing, NodeRole, Vm, VmState};
 use crate::simulator::{
     DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DEFAULT_CLUSTER, DEFAULT_DATACENTER, Prefix, Shapes, Simulator,
     SimulatorConfig,
 };
 use crate::vpsie::{
-    Backend, BackendError, BaseUrl, Client, ClientConfig, Credentials, ManagedBackend, ManagedConfig, Metrics,
+    Backend, BackendError, BaseUrl, Client, ClientConfig, CreateRequest, Credentials, ManagedBackend,
+    ManagedConfig, Metrics,
 };
 
 /// An offer with unique resources, and an offer with the resources of another one.
@@ -153,4 +154,30 @@ async fn determines_sizes_at_the_first_listing_by_restored_offers() {
         gained += at_once - count_sized(backend(&simulator, &shapes).list().await);
     }
     assert!(gained > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_and_lists_spot_vms() {
+    let mut config = SimulatorConfig::default();
+    let sold = config.offers.iter_mut().find(|offer| offer.id == ALONE.0).unwrap();
+    sold.spot_monthly = Some(20.into());
+    let simulator = Simulator::new(config, Arc::new(TestClock::default())).unwrap();
+    let backend = backend(&simulator, &Shapes::default());
+    let offers = backend.catalog().await.unwrap().offers;
+    let spot: Vec<_> = offers.iter().filter(|offer| offer.capacity_type == CapacityType::Spot).collect();
+    assert_eq!((offers.len(), spot.len(), spot[0].size, spot[0].monthly), (11, 1, ALONE, Some(20.into())));
+
+    let spot_request = |size| {
+        let on_demand = request(size, "pool");
+        let class = MachineClass { capacity_type: CapacityType::Spot, ..on_demand.class };
+        CreateRequest { class, ..on_demand }
+    };
+    backend.create(&spot_request(ALONE)).await.unwrap();
+    backend.create(&request(ALONE, "pool")).await.unwrap();
+    assert!(matches!(backend.create(&spot_request(TWIN)).await, Err(BackendError::Refused { .. })));
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let listed = workers(backend.list().await.unwrap().nodes);
+    let mut types: Vec<_> = listed.iter().map(|node| node.capacity_type).collect();
+    types.sort_unstable();
+    assert_eq!(types, [Some(CapacityType::OnDemand), Some(CapacityType::Spot)]);
 }

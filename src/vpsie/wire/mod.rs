@@ -8,4 +8,4 @@ mod rows;
 
 pub(super) use node::{Node, NodeRows, read_nodes};
 pub(super) use row::Row;
-pub(super) use rows::{Cluster, Datacenter, Group, VmKind, VmName, read_offer};
+pub(super) use rows::{Cluster, Datacenter, Group, VmKind, VmName, read_offers};

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::row::Row;
-use super::rows::RowResources;
+use super::rows::{RowResources, capacity_type};
+use crate::catalog::CapacityType;
 use crate::fleet::{Hostname, NodeRole, VmId, VmState};
 
 /// A node, before its UUID and size are determined from other calls.
@@ -27,6 +28,7 @@ pub(in crate::vpsie) struct Node {
     pub(in crate::vpsie) group: Option<String>,
     pub(in crate::vpsie) box_size: Option<u64>,
     pub(in crate::vpsie) shape: RowResources,
+    pub(in crate::vpsie) capacity_type: Option<CapacityType>,
     pub(in crate::vpsie) created_at: Option<Timestamp>,
 }
 
@@ -132,6 +134,7 @@ struct Draft {
     group: Option<String>,
     box_size: Option<u64>,
     shape: RowResources,
+    capacity_type: Option<CapacityType>,
     created_at: Option<Timestamp>,
 }
 
@@ -150,6 +153,7 @@ impl Draft {
             group: row.text(&["group_id", "groupId", "node_group_id", "nodeGroupId", "groupIdentifier"]),
             box_size: row.number(&["boxsize_id", "kube_size_id", "KubeSizeID"]),
             shape: RowResources::read(row),
+            capacity_type: capacity_type(row),
             // A time without a zone may be wrong by hours, and could hide that the node is new.
             created_at: row
                 .time(&["created_on", "created_at", "createdAt"])
@@ -179,6 +183,7 @@ impl Draft {
         if !self.shape.is_known() {
             self.shape = other.shape;
         }
+        self.capacity_type = self.capacity_type.or(other.capacity_type);
         self.created_at = self.created_at.or(other.created_at);
     }
 
@@ -210,6 +215,7 @@ impl Draft {
             group: self.group,
             box_size: self.box_size,
             shape: self.shape,
+            capacity_type: self.capacity_type,
             created_at: self.created_at,
         }
     }

@@ -124,8 +124,28 @@ fn millis(cores: Decimal) -> Option<u64> {
     cores.checked_mul(Decimal::ONE_THOUSAND)?.trunc().to_u64().filter(|millis| *millis > 0)
 }
 
+/// The capacity type that a row of an offer or of a VM shows (docs/reference/vpsie-api.md#spot).
+pub(super) fn capacity_type(row: Row<'_>) -> Option<CapacityType> {
+    let is_spot = row.flag(&["is_spot", "spot", "is_preemptible", "preemptible"])?;
+    Some(if is_spot { CapacityType::Spot } else { CapacityType::OnDemand })
+}
+
+/// The offers of a row. A row with a spot price has two: one on demand, and one spot.
+pub(in crate::vpsie) fn read_offers(row: Row<'_>, datacenter: &DatacenterId) -> Option<Vec<Offer>> {
+    let price = |names| row.decimal(names).filter(|price| *price > Decimal::ZERO);
+    let monthly = price(&["spot_price", "spot_monthly_price"]);
+    let hourly = price(&["spot_hourly_price", "spot_price_hourly"]);
+    let offer = read_offer(row, datacenter)?;
+    if monthly.or(hourly).is_none() {
+        return Some(vec![offer]);
+    }
+    let spot = Offer { capacity_type: CapacityType::Spot, monthly, hourly, ..offer.clone() };
+    let is_spot = offer.capacity_type == CapacityType::Spot;
+    Some(if is_spot { vec![spot] } else { vec![offer, spot] })
+}
+
 /// An offer (docs/reference/vpsie-api.md#offers). A row without size, name, CPU or memory is none.
-pub(in crate::vpsie) fn read_offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
+fn read_offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
     let price = |names| row.decimal(names).filter(|price| *price > Decimal::ZERO);
     let shape = RowResources::read(row);
     let size = row.number(&["id", "KubeSizeID", "kubeSizeId", "kube_size_id"])?;
@@ -134,7 +154,7 @@ pub(in crate::vpsie) fn read_offer(row: Row<'_>, datacenter: &DatacenterId) -> O
         name: row.text(&["name", "nickname"])?,
         identifier: row.text(&["identifier"]),
         datacenter: datacenter.clone(),
-        capacity_type: CapacityType::OnDemand,
+        capacity_type: capacity_type(row).unwrap_or_default(),
         resources: Resources {
             cpu_millis: millis(shape.cpu?)?,
             memory_mib: shape.memory?,
@@ -197,8 +217,33 @@ mod tests {
         read(Row(value.as_object().unwrap()))
     }
 
+    fn offers_of(value: &Value) -> Vec<Offer> {
+        read(value, |row| read_offers(row, &"dc".into())).unwrap_or_default()
+    }
+
     fn offer_of(value: &Value) -> Option<Offer> {
-        read(value, |row| read_offer(row, &"dc".into()))
+        let mut offers = offers_of(value);
+        assert!(offers.len() <= 1, "{offers:?}");
+        offers.pop()
+    }
+
+    #[test]
+    fn a_spot_flag_or_a_spot_price_makes_a_spot_offer() {
+        let types = |more: &Value| {
+            let mut row = json!({"id": 7, "name": "s", "cpu": 2, "ram": 4096, "price": 24});
+            row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let prices =
+                |offer: Offer| (offer.capacity_type, offer.monthly.or(offer.hourly).map(|p| p.to_string()));
+            offers_of(&row).into_iter().map(prices).collect::<Vec<_>>()
+        };
+        let on_demand = || (CapacityType::OnDemand, Some("24".to_owned()));
+        let spot = |price: &str| (CapacityType::Spot, Some(price.to_owned()));
+        assert_eq!(types(&json!({})), [on_demand()]);
+        assert_eq!(types(&json!({"is_spot": 0, "spot_price": 0, "spot_hourly_price": null})), [on_demand()]);
+        assert_eq!(types(&json!({"is_spot": "1"})), [spot("24")]);
+        assert_eq!(types(&json!({"preemptible": true, "spot_price": 8})), [spot("8")]);
+        assert_eq!(types(&json!({"spot_price": "8"})), [on_demand(), spot("8")]);
+        assert_eq!(types(&json!({"spot_hourly_price": 0.011})), [on_demand(), spot("0.011")]);
     }
 
     #[test]

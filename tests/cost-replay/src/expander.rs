@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use vpsie_autoscaler::catalog::Resources;
-use vpsie_autoscaler::cost::Rates;
+use vpsie_autoscaler::cost::{Rates, UsdPerHour};
 use vpsie_autoscaler::placement::{DecisionInput, ExpansionOption, PodRequest, rank_options};
 
 use crate::data::{Pod, ReplayPool, ReplayResources};
@@ -144,6 +144,8 @@ impl ExpanderInput<'_> {
                 node_group: Some("all".into()),
                 allocatable: resources(pool.allocatable),
                 price: Some(pool.price),
+                interruptions: UsdPerHour::ZERO,
+                concentration: 0.0,
                 blocked: None,
                 preferred: false,
                 position: 0,

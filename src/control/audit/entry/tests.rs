@@ -10,11 +10,12 @@ use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources};
 use crate::control::audit::events::{entry_events, refusal_event};
 use crate::fleet::{
-    AutoscalingOptions, CreationOutcome, DeletionPolicy, FailureReason, ListedNode, NodeGroup, NodeListing,
-    NodeRef, NodeRole, Policy, Records, Refusal, Reserved, VmState,
+    AutoscalingOptions, CreationOutcome, DeletionPolicy, FailureReason, ListedNode, MaxSpotShare, NodeGroup,
+    NodeListing, NodeRef, NodeRole, Policy, Records, Refusal, Reserved, SpotPolicy, VmState,
 };
 use crate::kubernetes::{EventType, Object, ObjectEvent};
 
+const SPOT: &str = "web/ams1/small/spot";
 pub(in crate::control) const POOL: &str = "web/ams1/small/on-demand";
 
 fn policy() -> Policy {
@@ -45,6 +46,7 @@ impl AuditedFleet {
             cost_limit: crate::cost::CostLimit::default(),
             deletion: None,
             node: crate::fleet::DeclaredNode::default(),
+            spot: None,
         };
         let offer = Offer {
             size: SizeId(2),
@@ -94,6 +96,30 @@ impl AuditedFleet {
 
     pub(in crate::control) fn increase(&mut self) -> Vec<AuditEntry> {
         self.play(Cause::ClusterAutoscaler, |fleet, now, names| fleet.increase(POOL, 1, now, names).unwrap())
+    }
+
+    /// Adds a spot pool.
+    fn offer_spot(&mut self) {
+        let pool = self.working.pool(POOL).unwrap();
+        let mut groups: Vec<NodeGroup> = self.working.group(pool).cloned().into_iter().collect();
+        groups[0].pools.push(SPOT.parse().unwrap());
+        groups[0].spot = Some(SpotPolicy {
+            max_share: MaxSpotShare::new(100),
+            on_demand_fallback: true,
+            grace_period: Duration::from_mins(2),
+            allowed_interruption_rate: None,
+        });
+        self.working.declare(groups.clone());
+        self.shared.declare(groups);
+        self.play(Cause::VPSieCatalog, |fleet, _, _| {
+            let mut offers = fleet.catalog().unwrap().offers.clone();
+            offers.push(Offer { capacity_type: CapacityType::Spot, ..offers[0].clone() });
+            fleet.update_catalog(Catalog { offers })
+        });
+    }
+
+    fn increase_spot(&mut self) {
+        self.play(Cause::ClusterAutoscaler, |fleet, now, names| fleet.increase(SPOT, 1, now, names).unwrap());
     }
 
     fn request(&mut self) -> Vec<AuditEntry> {
@@ -464,6 +490,44 @@ fn record_all_actions() -> Vec<AuditEntry> {
     entries.extend(AuditedFleet::new(false).list(&[node(1)]));
     entries.extend(AuditedFleet::new(true).list(&[node(1)]));
     entries.extend(AuditedFleet::new(false).show(UnmanagedKind::Foreign, Some(POOL.parse().unwrap())));
+    entries.extend(record_spot_actions());
+    entries
+}
+
+/// The actions of spot pools, interruptions and notices.
+fn record_spot_actions() -> Vec<AuditEntry> {
+    let mut audited = AuditedFleet::new(false);
+    audited.offer_spot();
+    let spot_node = |n| ListedNode { capacity_type: Some(CapacityType::Spot), ..node(n) };
+    audited.increase_spot();
+    audited.request();
+    audited.record_outcome(CreationOutcome::Accepted);
+    audited.list(&[spot_node(1)]);
+    audited.register();
+    let id = || MachineId::from("web-1");
+    let deadline = audited.now + Duration::from_mins(2);
+    let mut entries =
+        audited.play(Cause::InterruptionNotice, |fleet, now, _| fleet.record_notice(&id(), deadline, now));
+    let needed = Resources { cpu_millis: 1, memory_mib: 1, disk_gib: 0, pods: 1 };
+    entries.extend(audited.play(Cause::InterruptionNotice, |fleet, now, names| {
+        fleet.replace_machine(&id(), needed, now, names)
+    }));
+    entries.extend(audited.play(Cause::InterruptionNotice, |fleet, _, _| fleet.withdraw_notice(&id())));
+    entries.extend(audited.lose_vm());
+    let mut refused = AuditedFleet::new(false);
+    refused.offer_spot();
+    refused.increase_spot();
+    refused.request();
+    entries.extend(refused.record_outcome(CreationOutcome::Refused(stockout())));
+    entries.extend(refused.retire(DeletionReason::ClusterAutoscaler));
+    entries.extend(refused.pass(6));
+    refused.drawn = 0;
+    refused.increase_spot();
+    refused.request();
+    refused.record_outcome(CreationOutcome::Accepted);
+    refused.list(&[spot_node(1)]);
+    refused.register();
+    entries.extend(refused.pass(16));
     entries
 }
 

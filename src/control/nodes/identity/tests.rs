@@ -41,6 +41,7 @@ fn fleet(phase: Phase, unmanaged: Vec<UnmanagedNode>) -> Fleet {
         cost_limit: crate::cost::CostLimit::default(),
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
+        spot: None,
     };
     let machine = Machine {
         id: "web-00000001".into(),
@@ -49,12 +50,15 @@ fn fleet(phase: Phase, unmanaged: Vec<UnmanagedNode>) -> Fleet {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         phase,
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     };
     let records = Records {
         machines: vec![machine],
         unmanaged,
         profiles: Vec::new(),
         request_history: crate::fleet::RequestHistory::default(),
+        spot_history: crate::fleet::SpotHistory::default(),
         catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
         unreadable: 0,
     };

@@ -19,12 +19,15 @@ fn fleet() -> Fleet {
         created_at: Timestamp::UNIX_EPOCH,
         phase: Phase::Running { vm, since: Timestamp::UNIX_EPOCH },
         requests: Vec::new(),
+        notice: None,
+        replaces: None,
     };
     Fleet::restore(Vec::new(), Records { machines: vec![machine], ..Records::default() }, Reserved::default())
 }
 
 fn facts(ready: bool, identified: bool) -> NodeFacts {
     NodeFacts {
+        notice: None,
         name: "slave-1".to_owned(),
         uid: "u-1".to_owned(),
         provider_id: Some("vpsie://vm-1".to_owned()),
