@@ -189,8 +189,8 @@ impl Interruptions {
         Ok(is_written)
     }
 
-    /// The notice of the Node, if it is new or its deadline changed. A deadline that has passed already counts as
-    /// unknown, and one that is more than a day ahead is ignored until it is near.
+    /// The notice of the Node, if it is new or its deadline changed. A new notice with a past deadline
+    /// has an unknown deadline. A notice whose deadline is more than a day ahead is ignored.
     fn given_notice(&self, fleet: &Fleet, node: &NodeFacts, now: Timestamp) -> Option<GivenNotice> {
         let machine = fleet.machine(node.machine.as_ref()?).filter(|machine| machine.vm().is_some())?;
         if self.nodes.node_of(&machine.id).is_none_or(|own| own.name != node.name) {

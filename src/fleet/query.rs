@@ -123,9 +123,9 @@ impl Fleet {
         self.group_costs.values().copied().sum()
     }
 
-    /// The shortfall that the pool carries: that of the NodeGroup to its minimum, or that of on-demand machines to
-    /// those that its spot machines require. The first pool with headroom carries it, pools of the preferred
-    /// offer first.
+    /// The shortfall that the pool adds to its minimum: that of the NodeGroup to its own minimum, or that of
+    /// on-demand machines to the number that its spot machines require. The first pool with headroom carries it;
+    /// pools of the preferred offer come first.
     fn carried_shortfall(&self, group: &NodeGroup, pool: &Pool) -> u32 {
         let of_group = group.minimum().saturating_sub(self.group_target(pool));
         let of_on_demand = self.on_demand_shortfall(group);

@@ -58,7 +58,7 @@ pub const PERMISSIONS: &[Permission] = &[
         "",
         "pods",
         &["list", "delete"],
-        "find the pods on a Node that is drained, and delete those that cannot be evicted before an interruption",
+        "list the pods of a Node for its drain; delete pods whose eviction is blocked before an interruption",
     ),
     cluster("", "pods/eviction", &["create"], "drain the Nodes of machines that are being deleted"),
     cluster(OURS, "autoscalerconfigs", &["list", "watch"], "read the limits of the cluster"),

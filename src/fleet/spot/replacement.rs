@@ -116,7 +116,7 @@ impl Fleet {
         changes.extend(self.retire(&failed.id, DeletionReason::FailedExpired, *at));
     }
 
-    /// The progress of the replacement. None for a machine without a notice or a VM, or one that is being deleted.
+    /// The progress of the replacement. None without a notice or a VM, and for a Deleting machine.
     pub fn replacement_state(&self, id: &MachineId) -> Option<ReplacementState> {
         let machine = self.machines.get(id).filter(|machine| machine.counts() && machine.vm().is_some())?;
         let notice = machine.notice.as_ref()?;
@@ -155,7 +155,7 @@ impl Fleet {
         self.retire(id, DeletionReason::InterruptionNotice, now)
     }
 
-    /// Whether the machine replaces one that will end, or ends now.
+    /// Whether the machine replaces a machine with a notice, or a Deleting machine.
     pub fn is_needed_replacement(&self, machine: &Machine) -> bool {
         let replaced = machine.replaces.as_ref().and_then(|id| self.machines.get(id));
         replaced.is_some_and(|replaced| replaced.notice.is_some() || !replaced.counts())
