@@ -1,6 +1,6 @@
 //! Objects and behaviour of the simulated VPSie.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -10,6 +10,7 @@ use crate::catalog::CapacityType;
 use super::anomalies::AnomaliesConfig;
 use super::config_error::ConfigError;
 use super::fault::FaultRule;
+use super::market::{MarketClass, MarketConfig};
 use super::shapes::Shapes;
 use super::span::Span;
 
@@ -60,6 +61,8 @@ pub struct SimulatorConfig {
     pub anomalies: AnomaliesConfig,
     /// Fault rules that are active from the start.
     pub faults: Vec<FaultRule>,
+    /// The spot market.
+    pub spot_market: MarketConfig,
 }
 
 /// Credentials and balance of the account.
@@ -252,6 +255,7 @@ impl Default for SimulatorConfig {
             shapes: Shapes::default(),
             anomalies: AnomaliesConfig::default(),
             faults: Vec::new(),
+            spot_market: MarketConfig::default(),
         }
     }
 }
@@ -372,6 +376,10 @@ impl SimulatorConfig {
         if self.rate_limit == Some(0) {
             return error("rateLimit", "must be 1 or more per minute, is 0".to_owned());
         }
+        self.spot_market.validate(|offer, datacenter| {
+            offer.is_none_or(|name| self.offer_named(name).is_some())
+                && datacenter.is_none_or(|identifier| self.datacenter(identifier).is_some())
+        })?;
         self.anomalies.validate()
     }
 
@@ -393,9 +401,20 @@ impl SimulatorConfig {
         self.offers.iter().any(|offer| offer.spot_monthly.is_some())
     }
 
-    /// Monthly price of a spot VM of an offer in a datacenter, USD. None: the size has no spot offer.
-    pub(super) fn spot_monthly(datacenter: &DatacenterConfig, offer: &OfferConfig) -> Option<Decimal> {
-        offer.spot_monthly.map(|monthly| (monthly * datacenter.price_factor).round_dp(2))
+    /// Monthly price of a spot VM of an offer in a datacenter at a time, USD. None: the size has no spot offer.
+    pub(super) fn spot_monthly(
+        &self,
+        datacenter: &DatacenterConfig,
+        offer: &OfferConfig,
+        now: Timestamp,
+    ) -> Option<Decimal> {
+        let factor = self.spot_market.price_factor(self.market_class(offer, &datacenter.identifier), now);
+        offer.spot_monthly.map(|monthly| (monthly * datacenter.price_factor * factor).round_dp(2))
+    }
+
+    /// The class of the spot VMs of an offer in a datacenter.
+    pub(super) fn market_class<'a>(&self, offer: &'a OfferConfig, datacenter: &'a str) -> MarketClass<'a> {
+        MarketClass { seed: self.seed, size: offer.id, offer: &offer.name, datacenter }
     }
 
     /// Hourly price of an offer in a datacenter, USD.

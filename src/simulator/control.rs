@@ -11,6 +11,7 @@ use super::anomalies::AnomaliesConfig;
 use super::config::{Shortage, SimulatorConfig, TimesConfig};
 use super::fault::{ActiveRule, FaultRule};
 use super::handle::Simulator;
+use super::market::{MarketConfig, Storm};
 use super::shapes::Shapes;
 use super::state::{Capacity, EndedBy, Group, Phase, Vm, VmKind, price};
 use crate::catalog::CapacityType;
@@ -154,7 +155,24 @@ impl Simulator {
 
     /// Interrupts a VM after the notice.
     pub fn interrupt(&self, uuid: &str, notice: SignedDuration) -> Result<(), ControlError> {
-        self.end_vm(uuid, EndedBy::Interruption, notice)
+        let interrupted = self.with_state(|state, cx, _| state.interrupt(cx, uuid, notice));
+        interrupted.map_err(|_| unknown_vm(uuid))
+    }
+
+    /// Withdraws the notice of a VM.
+    pub fn withdraw_interruption(&self, uuid: &str) -> Result<(), ControlError> {
+        let withdrawn = self.with_state(|state, cx, _| state.withdraw_interruption(cx, uuid));
+        withdrawn.map_err(|_| unknown_vm(uuid))
+    }
+
+    /// Interrupts a share of the spot VMs, and returns their UUIDs.
+    pub fn interrupt_share(&self, storm: &Storm) -> Vec<String> {
+        self.with_state(|state, cx, _| state.interrupt_share(cx, storm))
+    }
+
+    /// Replaces the spot market, for VMs that are created from now on.
+    pub fn set_spot_market(&self, market: MarketConfig) {
+        self.world(|world| world.config.spot_market = market);
     }
 
     fn end_vm(&self, uuid: &str, by: EndedBy, notice: SignedDuration) -> Result<(), ControlError> {
@@ -306,7 +324,7 @@ impl Simulator {
 }
 
 fn view(config: &SimulatorConfig, now: Timestamp, vm: &Vm) -> VmView {
-    let hourly = price(config, vm).map(|price| price.hourly).unwrap_or_default();
+    let hourly = price(config, vm, now).map(|price| price.hourly).unwrap_or_default();
     VmView {
         vm: vm.clone(),
         offer: config.offer(vm.size).map(|offer| offer.name.clone()).unwrap_or_default(),

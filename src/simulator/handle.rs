@@ -123,6 +123,7 @@ impl Simulator {
         self.world(|world| {
             world.state.advance_to(now);
             let World { config, state, rng, rate, .. } = world;
+            state.apply_events(&mut Context { config, now, rng });
             let result = f(state, &mut Context { config, now, rng }, rate);
             self.inner.changes.send_if_modified(|seen| {
                 let changed = *seen != state.revision;

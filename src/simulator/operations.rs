@@ -5,8 +5,11 @@ use secrecy::ExposeSecret;
 
 use super::anomalies::draw_event;
 use super::config::Shortage;
+use super::market::{Interruption, MarketEvent, Storm};
 use super::shapes::DeleteGroup;
-use super::state::{Context, EndedBy, State, Token, VmKind, later};
+use super::span::later;
+use super::state::{Context, End, EndedBy, State, Token, Vm, VmKind};
+use crate::catalog::CapacityType;
 use jiff::SignedDuration;
 
 /// An error reply of the API.
@@ -115,7 +118,12 @@ impl State {
         if self.worker_quota.is_some_and(|quota| workers.count() >= quota as usize) {
             return Err(ApiError::new(400, "Worker nodes count exceeds the allowed limit"));
         }
-        if self.remaining_capacity(&cluster.datacenter, group.size, spot) == Some(0) {
+        let is_sold_out = spot
+            && cx.config.offer(group.size).is_some_and(|offer| {
+                let class = cx.config.market_class(offer, &cluster.datacenter);
+                cx.config.spot_market.is_sold_out(class, cx.now)
+            });
+        if is_sold_out || self.remaining_capacity(&cluster.datacenter, group.size, spot) == Some(0) {
             return match cx.config.shortage {
                 Shortage::Refused => Err(ApiError::new(400, cx.config.shortage_message.clone())),
                 Shortage::Silent => Ok(None),
@@ -199,6 +207,81 @@ impl State {
         let deletion = cx.config.times.deletion.draw(cx.rng);
         let vm = self.vm_mut(uuid).filter(|vm| vm.kind == VmKind::Plain).ok_or_else(ApiError::not_found)?;
         vm.finish(EndedBy::Deletion, cx.now, SignedDuration::ZERO, deletion);
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Applies the events of the spot market that are due.
+    pub(super) fn apply_events(&mut self, cx: &mut Context<'_>) {
+        if self.started_at.is_none() {
+            self.started_at = Some(cx.now);
+            self.revision += 1;
+        }
+        let started_at = self.started_at.unwrap_or(cx.now);
+        let mut events: Vec<&MarketEvent> = cx.config.spot_market.events.iter().collect();
+        events.sort_by_key(|event| event.at);
+        let due = events.into_iter().skip(self.past_events);
+        let due: Vec<&MarketEvent> = due.take_while(|event| later(started_at, event.at) <= cx.now).collect();
+        for event in due {
+            self.past_events += 1;
+            self.revision += 1;
+            let now = later(started_at, event.at);
+            if let Some(storm) = &event.storm {
+                self.interrupt_share(&mut Context { config: cx.config, now, rng: cx.rng }, storm);
+            }
+            if let Some(capacity) = &event.capacity
+                && let Some(offer) = cx.config.offer_named(&capacity.offer)
+            {
+                let spot = Some(CapacityType::Spot);
+                self.set_capacity(capacity.datacenter.clone(), offer.id, spot, capacity.limit);
+            }
+        }
+    }
+
+    /// Interrupts a share of the running spot VMs, chosen at random. Returns their UUIDs.
+    pub(super) fn interrupt_share(&mut self, cx: &mut Context<'_>, storm: &Storm) -> Vec<String> {
+        let offer = |vm: &Vm| cx.config.offer(vm.size).map_or("", |offer| offer.name.as_str());
+        let is_victim = |vm: &&Vm| vm.spot && vm.end.is_none() && storm.includes(offer(vm), &vm.datacenter);
+        let mut victims: Vec<String> =
+            self.vms.values().filter(is_victim).map(|vm| vm.uuid.clone()).collect();
+        let count = (victims.len() as f64 * storm.share).ceil() as usize;
+        while victims.len() > count {
+            victims.swap_remove(cx.rng.random_range(0..victims.len()));
+        }
+        for uuid in &victims {
+            let interrupted = self.interrupt(cx, uuid, storm.notice);
+            debug_assert!(interrupted.is_ok(), "{uuid}");
+        }
+        victims
+    }
+
+    /// Gives a VM notice of an interruption, and ends it then. Without time, there is no notice.
+    pub(super) fn interrupt(
+        &mut self,
+        cx: &mut Context<'_>,
+        uuid: &str,
+        notice: SignedDuration,
+    ) -> Result<(), ApiError> {
+        let deletion = cx.config.times.deletion.draw(cx.rng);
+        let vm = self.vm_mut(uuid).ok_or_else(ApiError::not_found)?;
+        let until = later(cx.now, notice);
+        let deadline = (!notice.is_zero()).then_some(until);
+        vm.interruptions.retain(|planned| planned.announced_at <= cx.now);
+        vm.interruptions.push(Interruption { announced_at: cx.now, deadline, until, withdrawn: false });
+        vm.finish(EndedBy::Interruption, cx.now, notice, deletion);
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Withdraws the notices of a VM that still runs.
+    pub(super) fn withdraw_interruption(&mut self, cx: &Context<'_>, uuid: &str) -> Result<(), ApiError> {
+        let now = cx.now;
+        let vm = self.vm_mut(uuid).ok_or_else(ApiError::not_found)?;
+        let ends = |end: End| end.by == EndedBy::Interruption && end.stops_at > now;
+        vm.end = vm.end.filter(|end| !ends(*end));
+        for interruption in vm.interruptions.iter_mut().filter(|i| i.announced_at <= now && i.until > now) {
+            (interruption.until, interruption.withdrawn) = (now, true);
+        }
         self.revision += 1;
         Ok(())
     }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::anomalies::draw_event;
 use super::config::{ClusterConfig, SimulatorConfig};
-use super::span::Span;
+use super::market::Interruption;
+use super::span::{Span, later};
 use crate::catalog::CapacityType;
 
 /// The state that survives restarts.
@@ -28,6 +29,12 @@ pub(super) struct State {
     pub tokens: Vec<Token>,
     /// Number of changes.
     pub revision: u64,
+    /// Time of the first start.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// Number of past events of the spot market.
+    #[serde(default)]
+    pub past_events: usize,
 }
 
 /// A node group of a cluster.
@@ -88,6 +95,9 @@ pub struct Vm {
     /// Time at which it is listed and runs again after its deletion. None: never.
     #[serde(default)]
     pub returns_at: Option<Timestamp>,
+    /// Its interruptions by the spot market, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interruptions: Vec<Interruption>,
     /// Its end, once decided.
     pub end: Option<End>,
 }
@@ -187,6 +197,8 @@ pub(super) struct Context<'a> {
     pub rng: &'a mut Xoshiro256PlusPlus,
 }
 
+/// Time that a VM is listed after its interruption by the market.
+const INTERRUPTED_LISTED_FOR: SignedDuration = SignedDuration::from_secs(5);
 /// Time that deleted VMs stay on the bill.
 const BILL_RETENTION: SignedDuration = SignedDuration::from_hours(31 * 24);
 
@@ -207,6 +219,8 @@ impl State {
             worker_quota: cx.config.worker_quota,
             tokens: Vec::new(),
             revision: 0,
+            started_at: Some(cx.now),
+            past_events: 0,
         };
         let config = cx.config;
         for cluster in &config.clusters {
@@ -301,6 +315,7 @@ impl State {
             role_hidden: false,
             uuid_listed_at: None,
             returns_at: None,
+            interruptions: Vec::new(),
             end: None,
         }
     }
@@ -332,6 +347,10 @@ impl State {
         if anomalies.uuid_listed_after != Span::ZERO {
             vm.uuid_listed_at = Some(later(vm.listed_at, anomalies.uuid_listed_after.draw(cx.rng)));
         }
+        if spot && let Some(offer) = cx.config.offer(group.size) {
+            let class = cx.config.market_class(offer, &cluster.datacenter);
+            vm.interruptions = cx.config.spot_market.plan_interruptions(class, cx.now, cx.rng);
+        }
         let id = vm.id;
         let cluster = Some(cluster.identifier.clone());
         let vm = Vm { cluster, group: Some(group.id), spot, role_hidden, ..vm };
@@ -357,6 +376,7 @@ impl State {
 
     /// Applies the changes that are due: removes ended VMs and expired tokens, and restores VMs that return.
     pub(super) fn advance_to(&mut self, now: Timestamp) {
+        self.vms.values_mut().for_each(|vm| vm.end_by_interruption(now));
         self.gone.extend(self.vms.extract_if(.., |_, vm| vm.phase(now) == Phase::Gone).map(|(_, vm)| vm));
         let returned = self.gone.extract_if(.., |vm| vm.returns_at.is_some_and(|at| at <= now));
         for vm in returned.collect::<Vec<_>>() {
@@ -454,6 +474,27 @@ impl Vm {
         seconds.div_ceil(3600).max(1)
     }
 
+    /// The deadline that its notice shows, if it has one.
+    pub fn interruption_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let announced = self.interruptions.iter().filter(|planned| planned.announced_at <= now);
+        announced
+            .filter(|planned| !(planned.withdrawn && planned.until <= now))
+            .find_map(|planned| planned.deadline)
+    }
+
+    /// Decides its end, once an interruption is announced.
+    fn end_by_interruption(&mut self, now: Timestamp) {
+        let Some(planned) = self.interruptions.iter().find(|i| !i.withdrawn && i.announced_at <= now) else {
+            return;
+        };
+        let Interruption { announced_at, until, .. } = *planned;
+        if self.end.is_none() {
+            let gone_at = later(until, INTERRUPTED_LISTED_FOR);
+            self.end =
+                Some(End { by: EndedBy::Interruption, decided_at: announced_at, stops_at: until, gone_at });
+        }
+    }
+
     /// Ends it after the notice. An earlier end is kept.
     pub(super) fn finish(
         &mut self,
@@ -470,12 +511,12 @@ impl Vm {
     }
 }
 
-/// List price of a VM.
-pub(super) fn price(config: &SimulatorConfig, vm: &Vm) -> Option<Price> {
+/// List price of a VM at a time.
+pub(super) fn price(config: &SimulatorConfig, vm: &Vm, now: Timestamp) -> Option<Price> {
     let offer = config.offer(vm.size)?;
     let (_, datacenter) = config.datacenter(&vm.datacenter)?;
     if vm.spot {
-        let monthly = SimulatorConfig::spot_monthly(datacenter, offer)?;
+        let monthly = config.spot_monthly(datacenter, offer, now)?;
         return Some(Price {
             hourly: (monthly / Decimal::from(config.hours_per_month)).round_dp(5),
             monthly,
@@ -492,10 +533,6 @@ pub(super) fn price(config: &SimulatorConfig, vm: &Vm) -> Option<Price> {
 pub(super) struct Price {
     pub hourly: Decimal,
     pub monthly: Decimal,
-}
-
-pub(super) fn later(now: Timestamp, by: SignedDuration) -> Timestamp {
-    now.saturating_add(by).unwrap_or(now)
 }
 
 /// A UUID of version 1, as MySQL generates it (docs/reference/vpsie-api.md#uuids).

@@ -262,7 +262,7 @@ impl Shapes {
         let value = match self.retry_after {
             RetryAfter::Absent => None,
             RetryAfter::Seconds => Some(seconds.to_string()),
-            RetryAfter::Date => http_date(super::state::later(now, seconds_of(seconds))),
+            RetryAfter::Date => http_date(super::span::later(now, seconds_of(seconds))),
         };
         if let Some(value) = value.and_then(|text| HeaderValue::from_str(&text).ok()) {
             response.headers_mut().insert(header::RETRY_AFTER, value);

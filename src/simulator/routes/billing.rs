@@ -15,7 +15,7 @@ pub(super) fn usages(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Resul
     let mut a_month = Decimal::ZERO;
     let mut rows = Vec::new();
     for vm in state.gone.iter().chain(state.vms.values()) {
-        let Some(price) = price(cx.config, vm) else { continue };
+        let Some(price) = price(cx.config, vm, cx.now) else { continue };
         let hours = vm.hours_billed(cx.now);
         let cost = price.hourly * Decimal::from(hours);
         let ended = vm.end.map(|end| end.stops_at).filter(|at| *at <= cx.now);

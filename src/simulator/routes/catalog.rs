@@ -48,7 +48,7 @@ pub(super) fn kubernetes_offers(
         let mut row = size(cx, offer, "name", "disk");
         row.insert("id".to_owned(), shapes.id(offer.id));
         row.insert("price".to_owned(), shapes.usd(SimulatorConfig::monthly(datacenter, offer)));
-        if let Some(monthly) = SimulatorConfig::spot_monthly(datacenter, offer) {
+        if let Some(monthly) = cx.config.spot_monthly(datacenter, offer, cx.now) {
             row.insert("spot_price".to_owned(), shapes.usd(monthly));
         }
         match shapes.hourly {

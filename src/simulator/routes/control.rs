@@ -15,6 +15,7 @@ use crate::simulator::config::TimesConfig;
 use crate::simulator::control::ControlError;
 use crate::simulator::fault::FaultRule;
 use crate::simulator::handle::Simulator;
+use crate::simulator::market::Storm;
 use crate::simulator::shapes::Shapes;
 
 type Sim = Extension<Simulator>;
@@ -25,7 +26,8 @@ pub(super) fn router() -> Router {
         .route("/vms", get(async |Extension(sim): Sim| Json(sim.vms())))
         .route("/gone", get(async |Extension(sim): Sim| Json(sim.gone())))
         .route("/vms/{vm}", delete(delete_vm))
-        .route("/vms/{vm}/interrupt", post(interrupt))
+        .route("/vms/{vm}/interrupt", post(interrupt).delete(withdraw_interruption))
+        .route("/storm", post(interrupt_share))
         .route("/vms/{vm}/suspend", post(suspend))
         .route("/vms/{vm}/resume", post(resume))
         .route("/workers", post(add_worker))
@@ -82,6 +84,14 @@ struct Notice {
 
 async fn interrupt(Extension(sim): Sim, Path(vm): Path<String>, Json(body): Json<Notice>) -> ControlReply {
     control_reply(sim.interrupt(&vm, body.notice.abs()))
+}
+
+async fn withdraw_interruption(Extension(sim): Sim, Path(vm): Path<String>) -> ControlReply {
+    control_reply(sim.withdraw_interruption(&vm))
+}
+
+async fn interrupt_share(Extension(sim): Sim, Json(storm): Json<Storm>) -> ControlReply {
+    ControlReply(Ok(json!({ "vms": sim.interrupt_share(&storm) })))
 }
 
 async fn suspend(Extension(sim): Sim, Path(vm): Path<String>) -> ControlReply {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Call;
-use super::vm_fields::{PROJECT, USER, insert_flags, status};
+use super::vm_fields::{PROJECT, USER, insert_flags, insert_interruption, status};
 use crate::simulator::anomalies::Gap;
 use crate::simulator::config::{ClusterConfig, OfferConfig};
 use crate::simulator::operations::ApiError;
@@ -85,6 +85,7 @@ fn node(cx: &Context<'_>, vm: &Vm) -> Value {
         && let Some(row) = row.as_object_mut()
     {
         row.insert("is_spot".to_owned(), cx.config.shapes.flag(vm.spot));
+        insert_interruption(row, cx, vm);
     }
     row
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Call;
 use super::catalog::mapping_identifier;
-use super::vm_fields::{PROJECT, USER, insert_flags, status};
+use super::vm_fields::{PROJECT, USER, insert_flags, insert_interruption, status};
 use crate::simulator::operations::ApiError;
 use crate::simulator::shapes::{VmGet, VmStateShape};
 use crate::simulator::state::{Context, Phase, State, Vm, VmKind};
@@ -144,6 +144,7 @@ fn row(cx: &Context<'_>, vm: &Vm) -> Value {
         if shapes.vm_state != VmStateShape::Flags {
             row.insert("status".to_owned(), json!(status(vm, cx.now)));
         }
+        insert_interruption(row, cx, vm);
     }
     row
 }

@@ -36,3 +36,10 @@ pub(super) fn insert_flags(row: &mut Map<String, Value>, cx: &Context<'_>, vm: &
         row.insert(name.to_owned(), cx.config.shapes.flag(on));
     }
 }
+
+/// The notice of an interruption, if the VM has one.
+pub(super) fn insert_interruption(row: &mut Map<String, Value>, cx: &Context<'_>, vm: &Vm) {
+    if let Some(deadline) = vm.interruption_at(cx.now) {
+        row.insert("interruption_at".to_owned(), deadline.to_string().into());
+    }
+}

@@ -1,6 +1,6 @@
 use super::*;
 
-async fn control(sim: &Simulator, method: &str, path: &str, body: Value) -> Reply {
+pub(super) async fn control(sim: &Simulator, method: &str, path: &str, body: Value) -> Reply {
     let request = Request::builder()
         .method(method)
         .uri(format!("/_simulator{path}"))

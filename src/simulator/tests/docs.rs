@@ -61,7 +61,7 @@ fn faults_and_files_on_the_page_are_valid() {
     }
     let files: Vec<&str> =
         page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(files.len(), 2);
+    assert_eq!(files.len(), 3);
     for yaml in files {
         let config: SimulatorConfig = serde_saphyr::from_str(yaml).unwrap();
         config.validate().unwrap();

@@ -7,6 +7,7 @@ mod control;
 mod docs;
 mod faults;
 mod join;
+mod market;
 mod process;
 mod shapes;
 
