@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vpsie_autoscaler::control::FleetHandle;
 use vpsie_autoscaler::fleet::{Hostname, Phase, Records, RequestOutcome, UnmanagedKind};
+use vpsie_autoscaler::grpc::proto;
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
 use vpsie_autoscaler::grpc::proto::instance_status::InstanceState;
 use vpsie_autoscaler::grpc::proto::{
@@ -47,37 +48,8 @@ pub(crate) async fn check_replies(channel: &CaChannel) -> Result<(), String> {
     }
     let mut totals: BTreeMap<&str, i32> = BTreeMap::new();
     for group in &groups {
-        let id = group.id.clone();
-        let request = NodeGroupTargetSizeRequest { id: id.clone() };
-        let target = client.node_group_target_size(request).await.map_err(failed)?.into_inner().target_size;
-        let nodes =
-            client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(failed)?;
-        let instances = nodes.into_inner().instances;
-        let deleting = i32::from(InstanceState::InstanceDeleting);
-        if let Some(instance) = instances.first() {
-            let node = ExternalGrpcNode { provider_id: instance.id.clone(), ..Default::default() };
-            let request = NodeGroupForNodeRequest { node: Some(node) };
-            let owner = client.node_group_for_node(request).await.map_err(failed)?.into_inner().node_group;
-            if owner.as_ref() != Some(group) {
-                return Err(format!(
-                    "8: NodeGroupForNode of {} is {owner:?}, must be {group:?}",
-                    instance.id
-                ));
-            }
-        }
-        let counted = instances
-            .iter()
-            .filter(|i| i.status.as_ref().is_none_or(|s| s.instance_state != deleting))
-            .count();
-        if counted as i32 != target {
-            return Err(format!("1: pool {id} has target size {target} and {counted} instances"));
-        }
-        let template =
-            client.node_group_template_node_info(NodeGroupTemplateNodeInfoRequest { id: id.clone() });
-        let template = template.await.map_err(failed)?.into_inner();
-        if template.node_info.is_empty() || template.node_info != template.node_bytes {
-            return Err(format!("8: pool {id}: node_info is empty or differs from node_bytes"));
-        }
+        let target = check_pool(&mut client, group).await?;
+        let id = &group.id;
         let (name, _) = MAXIMA
             .iter()
             .find(|(name, _)| id.starts_with(name))
@@ -91,6 +63,39 @@ pub(crate) async fn check_replies(channel: &CaChannel) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Checks the replies about one pool, and returns its target size: invariants 1 and 8.
+pub(crate) async fn check_pool(
+    client: &mut CloudProviderClient<CaChannel>,
+    group: &proto::NodeGroup,
+) -> Result<i32, String> {
+    let failed = |error: tonic::Status| format!("8: a read RPC failed: {error}");
+    let id = group.id.clone();
+    let request = NodeGroupTargetSizeRequest { id: id.clone() };
+    let target = client.node_group_target_size(request).await.map_err(failed)?.into_inner().target_size;
+    let nodes = client.node_group_nodes(NodeGroupNodesRequest { id: id.clone() }).await.map_err(failed)?;
+    let instances = nodes.into_inner().instances;
+    let deleting = i32::from(InstanceState::InstanceDeleting);
+    if let Some(instance) = instances.first() {
+        let node = ExternalGrpcNode { provider_id: instance.id.clone(), ..Default::default() };
+        let request = NodeGroupForNodeRequest { node: Some(node) };
+        let owner = client.node_group_for_node(request).await.map_err(failed)?.into_inner().node_group;
+        if owner.as_ref() != Some(group) {
+            return Err(format!("8: NodeGroupForNode of {} is {owner:?}, must be {group:?}", instance.id));
+        }
+    }
+    let counted =
+        instances.iter().filter(|i| i.status.as_ref().is_none_or(|s| s.instance_state != deleting)).count();
+    if counted as i32 != target {
+        return Err(format!("1: pool {id} has target size {target} and {counted} instances"));
+    }
+    let template = client.node_group_template_node_info(NodeGroupTemplateNodeInfoRequest { id: id.clone() });
+    let template = template.await.map_err(failed)?.into_inner();
+    if template.node_info.is_empty() || template.node_info != template.node_bytes {
+        return Err(format!("8: pool {id}: node_info is empty or differs from node_bytes"));
+    }
+    Ok(target)
 }
 
 /// Compares the VMs that VPSie bills with the records: invariants 5, 6 and 7.

@@ -24,6 +24,11 @@ impl VirtualClock {
         Self { start: self.start, skew: Arc::default() }
     }
 
+    /// A clock that is always `seconds` ahead of this one.
+    pub(crate) fn with_error(&self, seconds: i64) -> Ahead {
+        Ahead { clock: self.clone(), by: SignedDuration::from_secs(seconds) }
+    }
+
     /// Moves this clock forward, or back if `seconds` is negative.
     pub(crate) fn jump(&self, seconds: i64) {
         self.skew.fetch_add(seconds, Ordering::Relaxed);
@@ -44,5 +49,17 @@ impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
         let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         start + self.start.elapsed() + SignedDuration::from_secs(self.skew.load(Ordering::Relaxed))
+    }
+}
+
+/// A clock that is ahead of another one.
+pub(crate) struct Ahead {
+    clock: VirtualClock,
+    by: SignedDuration,
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        self.clock.now() + self.by
     }
 }

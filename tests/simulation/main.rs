@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod freezer;
 mod hazards;
+mod interruptions;
 mod liveness;
 mod network;
 mod nodes;

@@ -13,10 +13,10 @@ use vpsie_autoscaler::simulator::{Phase, Simulator, VmKind};
 const HEARTBEAT: SignedDuration = SignedDuration::from_mins(5);
 
 /// Disk of a Node whose status is complete, GiB.
-pub(super) const DISK_GIB: u64 = 80;
+pub(crate) const DISK_GIB: u64 = 80;
 
 /// The kubelets of all running VMs.
-pub(super) struct Kubelets {
+pub(crate) struct Kubelets {
     rng: StdRng,
     /// Whether the first status of a Node may show a part of its memory and no disk.
     partial_status: bool,
@@ -32,12 +32,12 @@ struct Kubelet {
 }
 
 impl Kubelets {
-    pub(super) fn new(seed: u64, partial_status: bool) -> Self {
+    pub(crate) fn new(seed: u64, partial_status: bool) -> Self {
         Self { rng: StdRng::seed_from_u64(seed), partial_status, by_node: BTreeMap::new() }
     }
 
     /// Registers running VMs and updates the status of their Nodes. Nodes without a VM become NotReady.
-    pub(super) fn step(&mut self, kube: &FakeKube, simulator: &Simulator, now: Timestamp) {
+    pub(crate) fn step(&mut self, kube: &FakeKube, simulator: &Simulator, now: Timestamp) {
         let vms = simulator.vms();
         let up: BTreeMap<String, (u64, u64)> = vms
             .iter()
@@ -97,7 +97,7 @@ fn cores(size: u64) -> u64 {
 }
 
 /// Memory of a Node whose status is complete.
-pub(super) fn memory_mib(size: u64) -> u64 {
+pub(crate) fn memory_mib(size: u64) -> u64 {
     cores(size) * 2048 - 256
 }
 

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fake_kube::FakeKube;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::{
-    AuditLog, CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, ListingTrigger,
-    NodeGroups, Nodes, NodesView, Provision, RecordsWatch, Removal, ServedCluster,
+    AuditLog, CatalogRefresh, Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter,
+    InterruptionMetrics, Interruptions, ListingTrigger, NodeGroups, Nodes, NodesView, Provision,
+    RecordsWatch, Removal, ServedCluster,
 };
 use vpsie_autoscaler::fleet::{Declaration, FleetSettings, Policy, Pool};
 use vpsie_autoscaler::kubernetes::{Events, with_request_timeout};
@@ -24,23 +24,31 @@ use vpsie_autoscaler::vpsie::{
 
 use super::NAMESPACE;
 
+/// The connections and clocks of a process.
+pub(crate) struct ClusterProcessConfig<'a> {
+    /// The client of the API server.
+    pub(crate) client: kube::Client,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The clock of the loop over notices. It differs from `clock` only because of a planted bug.
+    pub(crate) notice_clock: Arc<dyn Clock>,
+    pub(crate) transport: Transport,
+    /// Base URL of VPSie's API.
+    pub(crate) base: &'a str,
+    pub(crate) seed: u64,
+}
+
 /// The tasks and the memory of a process.
-pub(super) struct ClusterProcess {
-    pub(super) handle: FleetHandle,
+pub(crate) struct ClusterProcess {
+    pub(crate) handle: FleetHandle,
     /// Maximum number of machines by pool id, at the time when gRPC opened.
-    pub(super) opened: Arc<OnceLock<BTreeMap<String, u32>>>,
+    pub(crate) opened: Arc<OnceLock<BTreeMap<String, u32>>>,
     tasks: JoinSet<()>,
 }
 
 impl ClusterProcess {
-    pub(super) async fn start(
-        kube: &FakeKube,
-        clock: Arc<dyn Clock>,
-        transport: Transport,
-        base: &str,
-        seed: u64,
-    ) -> Result<Self, String> {
-        let client = with_request_timeout(&kube.client("provider", NAMESPACE));
+    pub(crate) async fn start(config: ClusterProcessConfig<'_>) -> Result<Self, String> {
+        let ClusterProcessConfig { client, clock, notice_clock, transport, base, seed } = config;
+        let client = with_request_timeout(&client);
         let store = Arc::new(KubernetesStore::new(client.clone(), NAMESPACE));
         let base = BaseUrl::parse(base).map_err(|error| error.to_string())?;
         let config = ClientConfig { seed, ..ClientConfig::new(base, Credentials::token(DEFAULT_TOKEN)) };
@@ -74,7 +82,11 @@ impl ClusterProcess {
             .with_clock(Arc::clone(&clock))
             .with_view(view.clone());
         let drain =
-            Drain::new(handle.clone(), client.clone(), view.clone(), Events::none(), DrainMetrics::default());
+            Drain::new(handle.clone(), client.clone(), view.clone(), Events::none(), DrainMetrics::default())
+                .with_clock(Arc::clone(&clock));
+        let metrics = InterruptionMetrics::default();
+        let interruptions =
+            Interruptions::new(handle.clone(), client.clone(), view.clone(), notice_clock, metrics);
         let groups = NodeGroups::new(
             handle.clone(),
             clock,
@@ -97,6 +109,7 @@ impl ClusterProcess {
         tasks.spawn(writer.run());
         tasks.spawn(nodes.run(never.clone()));
         tasks.spawn(drain.run(never.clone()));
+        tasks.spawn(interruptions.run(never.clone()));
         tasks.spawn(groups.run(never.clone()));
         tasks.spawn(records.run(never.clone()));
         let opened = Arc::new(OnceLock::new());
@@ -111,7 +124,7 @@ impl ClusterProcess {
     }
 
     /// Checks that no task has ended.
-    pub(super) fn check_tasks(&mut self) -> Result<(), String> {
+    pub(crate) fn check_tasks(&mut self) -> Result<(), String> {
         match self.tasks.try_join_next() {
             None => Ok(()),
             Some(ended) => Err(format!("L: a task of the provider ended: {ended:?}")),
@@ -119,7 +132,7 @@ impl ClusterProcess {
     }
 
     /// Ends all tasks at their present await points.
-    pub(super) async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
     }

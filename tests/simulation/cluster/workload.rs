@@ -7,18 +7,20 @@ use serde_json::{Value, json};
 
 /// CPU request of each pod.
 const CPU_MILLIS: i64 = 1500;
+/// Grace period of each pod. Pods end at once after an eviction.
+const GRACE_SECONDS: u64 = 10;
 
 /// One ReplicaSet. Each step creates and deletes pods, and binds pending pods to Nodes with free CPU.
 #[derive(Default)]
-pub(super) struct Workload {
+pub(crate) struct Workload {
     /// Desired number of pods.
-    pub(super) replicas: usize,
+    pub(crate) replicas: usize,
     /// Number of pods created so far.
     created: u64,
 }
 
 impl Workload {
-    pub(super) fn step(&mut self, kube: &FakeKube) {
+    pub(crate) fn step(&mut self, kube: &FakeKube) {
         let nodes: BTreeMap<String, Value> =
             kube.list("nodes").into_iter().map(|node| (name(&node), node)).collect();
         for pod in kube.list("pods") {
@@ -48,7 +50,7 @@ impl Workload {
         }
     }
 
-    pub(super) fn count_pending(kube: &FakeKube) -> usize {
+    pub(crate) fn count_pending(kube: &FakeKube) -> usize {
         kube.list("pods").iter().filter(|pod| node_of(pod).is_none()).count()
     }
 }
@@ -58,14 +60,14 @@ fn new_pod(name: &str) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "ownerReferences": [
             {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "web", "controller": true}]},
-        "spec": {"containers": [{"name": "web", "resources": {"requests":
+        "spec": {"terminationGracePeriodSeconds": GRACE_SECONDS, "containers": [{"name": "web", "resources": {"requests":
             {"cpu": format!("{CPU_MILLIS}m"), "memory": "1Gi"}}}]},
         "status": {"phase": "Pending"},
     })
 }
 
 /// Names of the pods on a Node.
-pub(super) fn pods_on(kube: &FakeKube, node: &str) -> Vec<String> {
+pub(crate) fn pods_on(kube: &FakeKube, node: &str) -> Vec<String> {
     kube.list("pods").iter().filter(|pod| node_of(pod) == Some(node)).map(name).collect()
 }
 
@@ -79,10 +81,10 @@ fn can_run_pod(node: &Value, pods: &[Value]) -> bool {
     ready && !tainted && node["spec"]["unschedulable"] != true && cores * 1000 - used >= CPU_MILLIS
 }
 
-pub(super) fn name(object: &Value) -> String {
+pub(crate) fn name(object: &Value) -> String {
     object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
 }
 
-fn node_of(pod: &Value) -> Option<&str> {
+pub(crate) fn node_of(pod: &Value) -> Option<&str> {
     pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
-use vpsie_autoscaler::clock::Clock as _;
+use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::fleet::{Phase, RequestOutcome};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
@@ -25,7 +25,7 @@ use vpsie_autoscaler::simulator::{
 use vpsie_autoscaler::vpsie::Transport;
 
 use super::kubelets::{DISK_GIB, Kubelets, memory_mib};
-use super::process::ClusterProcess;
+use super::process::{ClusterProcess, ClusterProcessConfig};
 use super::workload::{Workload, name, pods_on};
 use super::{MAX, NAMESPACE};
 use crate::clock::VirtualClock;
@@ -136,7 +136,7 @@ impl ClusterWorld {
         let minor = if rng.random_bool(0.5) { Minor::V1_33 } else { Minor::V1_36 };
         let mut world = Self {
             seed,
-            transport: observed_transport(&simulator, &kube, &violations),
+            transport: observe_deletions(simulator.transport(), &simulator, &kube, &violations),
             base: base_url(shapes),
             kubelets: Kubelets::new(seed, disturbances.contains(&PartialStatus)),
             autoscaler: new_autoscaler(minor, &channel, seed),
@@ -232,10 +232,16 @@ impl ClusterWorld {
             self.kube.fail(u32::MAX, reads, RequestFault::refused(503));
         }
         let seed = self.rng.random();
-        let clock = Arc::new(self.clock.clone());
-        let process =
-            ClusterProcess::start(&self.kube, clock, self.transport.clone(), self.base, seed).await?;
-        self.process = Some(process);
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let config = ClusterProcessConfig {
+            client: self.kube.client("provider", NAMESPACE),
+            clock: Arc::clone(&clock),
+            notice_clock: clock,
+            transport: self.transport.clone(),
+            base: self.base,
+            seed,
+        };
+        self.process = Some(ClusterProcess::start(config).await?);
         Ok(())
     }
 
@@ -433,7 +439,7 @@ impl ClusterWorld {
     }
 }
 
-fn is_ready(node: &Value) -> bool {
+pub(crate) fn is_ready(node: &Value) -> bool {
     let conditions = node["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
@@ -452,7 +458,12 @@ fn other_site_node(id: u64) -> Value {
 }
 
 /// The network to VPSie. It checks that no VM is deleted while pods run on its ready Node.
-fn observed_transport(simulator: &Simulator, kube: &FakeKube, violations: &Violations) -> Transport {
+pub(crate) fn observe_deletions(
+    inner: Transport,
+    simulator: &Simulator,
+    kube: &FakeKube,
+    violations: &Violations,
+) -> Transport {
     let simulator = simulator.clone();
     let kube = kube.clone();
     let violations = violations.clone();
@@ -470,7 +481,7 @@ fn observed_transport(simulator: &Simulator, kube: &FakeKube, violations: &Viola
                 }
             }
         }
-        simulator.transport().oneshot(request)
+        inner.clone().oneshot(request)
     }))
 }
 
