@@ -29,14 +29,18 @@ pub use node_group::{AutoscalingOptions, DeletionPolicy, NodeGroup, NodeGroupSpe
 pub use node_template::NodeTemplate;
 pub use policies::{
     CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
+    SpotTaint,
 };
 pub use record::NotARecord;
 pub(crate) use reserved::{GPU_LABEL, LABELS, ReservedKeys, TAINTS, reserved};
 pub(crate) use rules::NAME_MAX;
-pub use status::{Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
+pub use status::{
+    BreakerStatus, Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupSpot, NodeGroupStatus,
+    SpotPool,
+};
 pub use vpsie_node::{
-    InterruptionNotice, MachinePhase, NodeResources, RequestOutcome, RequestRef, VPSieNode, VPSieNodeSpec,
-    VPSieNodeStatus, VmRequest,
+    InterruptionNotice, InterruptionReport, MachinePhase, NodeResources, RequestOutcome, RequestRef,
+    VPSieNode, VPSieNodeSpec, VPSieNodeStatus, VmRequest,
 };
 
 #[cfg(test)]
@@ -68,6 +72,7 @@ mod tests {
         assert_eq!(columns, ["Min", "Max", "Desired", "Current", "Ready", "Age"]);
     }
 
+    /// Except for two defaults of `spotConfig`, which flags replace: with a default in the schema, they would never apply.
     #[test]
     fn the_schema_keeps_fields_and_defaults_of_the_original() {
         insta::assert_json_snapshot!(spec_schema());

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{rules, text};
+use crate::fleet::TaintEffect;
 
 /// Conditions for adding nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -58,9 +59,10 @@ pub struct ScaleDownPolicy {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SpotConfig {
-    /// Whether the NodeGroup has a spot pool for each of its offers that has a spot offer.
-    #[serde(default)]
-    pub enabled: bool,
+    /// Whether the NodeGroup has a spot pool for each of its offers that has a spot offer. Default:
+    /// `--spot-instances`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
     /// Maximum share of spot machines in the NodeGroup, percent. The number of spot machines is rounded down.
     /// The maximum limits the growth of spot pools and the scale-down of on-demand pools; no machine is deleted
     /// because of it.
@@ -71,15 +73,50 @@ pub struct SpotConfig {
     /// machines that allows one more spot machine, and pods wait for spot machines.
     #[serde(default = "yes")]
     pub fallback_to_on_demand: bool,
-    /// Assumed time from a notice to the interruption, if the notice has no deadline.
-    #[serde(default = "two_minutes")]
-    #[schemars(with = "text::Duration")]
-    pub interruption_grace_period: String,
+    /// Assumed time from a notice to the interruption, if the notice has no deadline. At most 24h. Default:
+    /// `--spot-grace-period`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Duration>")]
+    pub interruption_grace_period: Option<String>,
     /// Maximum interruption rate, percent of machines a month. Spot pools do not grow while the rate of their class
     /// is above it with a certainty of 95 percent.
     #[serde(default = "number::<20>")]
     #[schemars(range(min = 0, max = 100))]
     pub allowed_interruption_rate: i32,
+    /// Effect of the taint of spot Nodes. None: no taint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taint: Option<SpotTaint>,
+}
+
+impl Default for SpotConfig {
+    fn default() -> Self {
+        Self {
+            enabled: None,
+            max_spot_percentage: number::<80>(),
+            fallback_to_on_demand: yes(),
+            interruption_grace_period: None,
+            allowed_interruption_rate: number::<20>(),
+            taint: None,
+        }
+    }
+}
+
+/// Effect of the taint `autoscaler.vpsie.com/capacity-type=spot` on the Nodes of spot pools. Default: no taint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SpotTaint {
+    /// They are not scheduled.
+    NoSchedule,
+    /// They are scheduled elsewhere if possible.
+    PreferNoSchedule,
+}
+
+impl From<SpotTaint> for TaintEffect {
+    fn from(taint: SpotTaint) -> Self {
+        match taint {
+            SpotTaint::NoSchedule => Self::NoSchedule,
+            SpotTaint::PreferNoSchedule => Self::PreferNoSchedule,
+        }
+    }
 }
 
 /// Several datacenters.
@@ -182,10 +219,6 @@ fn number<const N: i32>() -> i32 {
 
 fn ten() -> f64 {
     10.0
-}
-
-fn two_minutes() -> String {
-    "120s".to_owned()
 }
 
 fn one_day() -> String {

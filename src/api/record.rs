@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::conditions::conditions;
 use super::{
-    InterruptionNotice, MachinePhase, RequestOutcome, RequestRef, VPSieNode, VPSieNodeSpec, VPSieNodeStatus,
-    VmRequest,
+    InterruptionNotice, InterruptionReport, MachinePhase, RequestOutcome, RequestRef, VPSieNode,
+    VPSieNodeSpec, VPSieNodeStatus, VmRequest,
 };
 use crate::catalog::SizeId;
 use crate::fleet::{
@@ -193,7 +193,12 @@ impl From<&fleet::Notice> for InterruptionNotice {
     fn from(notice: &fleet::Notice) -> Self {
         Self {
             received_at: notice.received_at,
-            deadline: notice.deadline,
+            deadline: notice.deadline(),
+            reports: notice
+                .deadlines
+                .iter()
+                .map(|(&source, &deadline)| InterruptionReport { source, deadline })
+                .collect(),
             failed_pools: notice.failed_pools.iter().map(ToString::to_string).collect(),
         }
     }
@@ -204,7 +209,7 @@ impl From<&InterruptionNotice> for fleet::Notice {
     fn from(notice: &InterruptionNotice) -> Self {
         Self {
             received_at: notice.received_at,
-            deadline: notice.deadline,
+            deadlines: notice.reports.iter().map(|report| (report.source, report.deadline)).collect(),
             failed_pools: notice.failed_pools.iter().filter_map(|pool| pool.parse().ok()).collect(),
         }
     }

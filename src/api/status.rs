@@ -31,8 +31,7 @@ pub struct NodeGroupStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeGroupNode>,
     /// Conditions `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, `GrowthHalted`,
-    /// `UnexpectedNodes`, `SpotAvailable` with `spotConfig.enabled`, and `Deleting` after the NodeGroup was
-    /// deleted.
+    /// `UnexpectedNodes`, `SpotAvailable` if spot is enabled, and `Deleting` after the NodeGroup was deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
@@ -51,6 +50,9 @@ pub struct NodeGroupStatus {
     /// Cost of its VMs. VMs without a known price do not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<NodeGroupCost>,
+    /// Spot machines. Absent without spot pools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spot: Option<NodeGroupSpot>,
     /// Generation of the spec that the status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -66,6 +68,49 @@ pub struct NodeGroupCost {
     /// USD per month, a decimal number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monthly: Option<String>,
+}
+
+/// Spot machines of a NodeGroup.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeGroupSpot {
+    /// Share of spot machines in the NodeGroup, percent, rounded.
+    #[serde(default)]
+    pub share_percent: i32,
+    /// Spot pools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".to_owned()]))]
+    pub pools: Vec<SpotPool>,
+}
+
+/// Spot pool of a NodeGroup. Its class is its datacenter and size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpotPool {
+    /// Id of the pool.
+    pub id: String,
+    /// State of the circuit breaker of its class: `closed` (the pool can grow), `half-open` (all pools of the class
+    /// together can add one machine), `open` (the pool cannot grow).
+    pub breaker: BreakerStatus,
+    /// Time of the next attempt, while the circuit breaker is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
+    pub next_attempt: Option<Time>,
+    /// Estimated interruption rate of its class, percent of machines a month, rounded.
+    #[serde(default)]
+    pub interruption_rate_percent: i32,
+}
+
+/// State of the circuit breaker of a spot class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerStatus {
+    /// Spot pools of the class grow.
+    Closed,
+    /// All spot pools of the class together add one machine.
+    HalfOpen,
+    /// Spot pools of the class do not grow.
+    Open,
 }
 
 /// One pool of a NodeGroup.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::status::Condition;
 use super::{rules, text};
 use crate::catalog::CapacityType;
-use crate::fleet::{DeletionReason, FailureReason};
+use crate::fleet::{DeletionReason, FailureReason, NoticeSource};
 
 /// Specification of one machine, written before its VM is requested from VPSie.
 ///
@@ -74,7 +74,8 @@ pub struct VPSieNodeSpec {
     /// Requests to VPSie for its VM that no VM is matched with yet. Each is written before the call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<VmRequest>,
-    /// Name of the machine with an interruption notice that this machine replaces.
+    /// Name of the machine with an interruption notice that this machine replaces. Absent once Cluster Autoscaler took
+    /// the machine over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
     /// Hostname of the VM, if the VM existed before the machine was recorded.
@@ -244,18 +245,32 @@ pub struct VPSieNodeStatus {
 }
 
 /// Notice of the interruption of a VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InterruptionNotice {
     /// Time at which the notice was received first.
     #[schemars(with = "text::Time")]
     pub received_at: Timestamp,
-    /// Time at which VPSie will interrupt the VM.
+    /// Earliest time at which VPSie will interrupt the VM.
     #[schemars(with = "text::Time")]
     pub deadline: Timestamp,
+    /// Sources that report the interruption.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["source".to_owned()]))]
+    pub reports: Vec<InterruptionReport>,
     /// Pools whose replacement failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_pools: Vec<String>,
+}
+
+/// Report of an interruption by one source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InterruptionReport {
+    /// Source: `node` (annotation, taint or condition of the Node), `vpsie` (VPSie's listing) or `webhook`.
+    #[schemars(with = "String", extend("enum" = ["node", "vpsie", "webhook"]))]
+    pub source: NoticeSource,
+    /// Time at which VPSie will interrupt the VM. Assumed if the source shows no time.
+    #[schemars(with = "text::Time")]
+    pub deadline: Timestamp,
 }
 
 /// Phase of a machine. The phases of the original are read, too.

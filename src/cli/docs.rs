@@ -55,7 +55,7 @@ fn row(arg: &Arg) -> String {
     let values: Vec<String> = arg
         .get_possible_values()
         .iter()
-        .map(|value| format!("`{}`: {}", value.get_name(), value.get_help().unwrap_or_default()))
+        .filter_map(|value| Some(format!("`{}`: {}", value.get_name(), value.get_help()?)))
         .collect();
     let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
     if arg.get_action().takes_values() && !values.is_empty() {
@@ -65,7 +65,8 @@ fn row(arg: &Arg) -> String {
     let default: Vec<String> =
         arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     let default = if arg.get_action().takes_values() { default.join(",") } else { String::new() };
-    format!("| {} | {} | {} | {help} |", code(flag), code(env), code(default)).replace("  |", " |")
+    format!("| {} | {} | {} | {help} |", code(flag.trim_start().to_owned()), code(env), code(default))
+        .replace("  |", " |")
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod crds;
 mod docs;
 mod explain;
 mod http_query;
+mod interrupt;
 mod offers;
 mod serve;
 mod table;
@@ -46,6 +47,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Shows offers with their prices, cheapest first. Flags set the minimums of a machine
     Offers(offers::OffersArgs),
+    /// Sets an interruption notice on a Node, or shows its effect (--dry-run)
+    Interrupt(interrupt::InterruptArgs),
     /// Prints the CustomResourceDefinitions of AutoscalerConfig, NodeGroup and VPSieNode, for `kubectl apply
     /// -f -`
     Crds,
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Validate(args) => validate::run(*args, &mut std::io::stdout()),
         Command::Explain(args) => block_on(|_| explain::run(args)),
         Command::Offers(args) => block_on(|_| offers::run(args)),
+        Command::Interrupt(args) => block_on(|_| interrupt::run(args)),
         Command::Crds => crds::run(&mut std::io::stdout()),
         #[cfg(any(feature = "simulator", test))]
         Command::Simulator(command) => {

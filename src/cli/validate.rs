@@ -44,7 +44,7 @@ pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<(
     writeln!(out, "{:width$}  NODES     TAINTS", "POOL")?;
     for (group, pool) in pools() {
         let taints: Vec<String> = group
-            .taints
+            .node_taints(pool.capacity_type)
             .iter()
             .map(|taint| format!("{}={}:{}", taint.key, taint.value, taint.effect))
             .collect();
@@ -81,6 +81,29 @@ mod tests {
         let out =
             validate("vpsie-autoscaler validate --node-groups deployments/samples/general.yaml").unwrap();
         assert!(out.starts_with("note: no credentials given"), "{out}");
+    }
+
+    #[test]
+    fn samples_and_their_spot_price_are_valid() {
+        let sample = include_str!("../../deployments/samples/spot.yaml");
+        let commented: Vec<&str> = sample.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+        let price = commented.join("\n");
+        assert!(price.contains("capacityType: spot"), "{price}");
+        let folder = tempfile::tempdir().unwrap();
+        let prices = folder.path().join("prices.yaml");
+        std::fs::write(&prices, price).unwrap();
+        let line = "vpsie-autoscaler validate --node-groups deployments/samples --price-file";
+        let out = validate(&format!("{line} {}", prices.display())).unwrap();
+        let taint = "autoscaler.vpsie.com/capacity-type=spot:PreferNoSchedule";
+        for pool in ["s-2vcpu-4gb", "s-4vcpu-8gb"] {
+            let words = ["spot/ams1/", pool, "/spot"].concat();
+            let row = out.lines().find(|line| line.starts_with(&words)).unwrap();
+            assert!(row.ends_with(&format!("1 to 20   {taint}")), "{row}");
+        }
+        for sample in std::fs::read_dir("deployments/samples").unwrap() {
+            let name = sample.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+            assert!(out.contains(&format!("\n{name}/ams1/")), "{name} is not in {out}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::legacy_flags::RefusedArgs;
 use crate::cost::HoursPerMonth;
 use crate::telemetry::LogArgs;
 use crate::validation::{money, parse_duration};
+use crate::vpsie::{INTERRUPTION_FIELDS, InterruptionFields};
 
 /// Hides the flags of the simulator in a build without it, which refuses them.
 const NO_SIMULATOR: bool = cfg!(not(any(feature = "simulator", test)));
@@ -39,6 +40,9 @@ pub struct ServeArgs {
     /// Templates and prices.
     #[command(flatten)]
     pub template: TemplateArgs,
+    /// Webhook for interruption notices.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
     /// HTTP port and logs.
     #[command(flatten)]
     pub operations: OperationsArgs,
@@ -132,6 +136,10 @@ pub struct VpsieArgs {
     #[arg(long, value_name = "PERCENT", env = "VPSIE_DELETION_SHARE", default_value_t = 20,
         value_parser = clap::value_parser!(u32).range(0..=90))]
     pub vpsie_deletion_share: u32,
+    /// Fields of VPSie's rows that announce the interruption of a VM, separated by commas. A field is a time (the
+    /// deadline), a flag or a text. Empty: none
+    #[arg(long, value_name = "NAMES", env = "VPSIE_INTERRUPTION_FIELDS", default_value = INTERRUPTION_FIELDS)]
+    pub vpsie_interruption_fields: InterruptionFields,
     /// Timeout of one request
     #[arg(long, value_name = "DURATION", env = "VPSIE_TIMEOUT", default_value = "30s",
         value_parser = parse_duration)]
@@ -303,6 +311,15 @@ pub struct TemplateArgs {
     /// Maximum cost of all machines together, USD per month
     #[arg(long, value_name = "USD", env = "VPSIE_AUTOSCALER_COST_LIMIT_MONTHLY", value_parser = money)]
     pub cost_limit_monthly: Option<Decimal>,
+    /// Whether NodeGroups have spot pools, for NodeGroups that do not set `spotConfig.enabled`
+    #[arg(long, value_name = "BOOL", env = "VPSIE_AUTOSCALER_SPOT_INSTANCES", default_value_t = false,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub spot_instances: bool,
+    /// Assumed time from an interruption notice without a deadline to the interruption, at most 24h. For NodeGroups
+    /// that do not set `spotConfig.interruptionGracePeriod`
+    #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_SPOT_GRACE_PERIOD", default_value = "120s",
+        value_parser = parse_duration)]
+    pub spot_grace_period: Duration,
     /// Machine time lost by one interruption of a spot machine: overlap with the replacement, and lost work. It is
     /// part of the expected price of spot machines, at the on-demand price of the same size
     #[arg(long, value_name = "DURATION", env = "VPSIE_AUTOSCALER_SPOT_INTERRUPTION_LOSS", default_value = "15m",
@@ -318,11 +335,34 @@ pub struct TemplateArgs {
     pub hours_per_month: HoursPerMonth,
 }
 
+/// Webhook for interruption notices.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Webhook for interruption notices")]
+pub struct WebhookArgs {
+    /// Address of the webhook for interruption notices. Unset: no webhook. With --store=file it needs --kubeconfig
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        env = "VPSIE_AUTOSCALER_NOTICE_WEBHOOK_LISTEN",
+        requires = "notice_webhook_key_file"
+    )]
+    pub notice_webhook_listen: Option<SocketAddr>,
+    /// File with the HMAC-SHA256 key of the webhook, at least 32 bytes. Changes take effect without a restart
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "VPSIE_AUTOSCALER_NOTICE_WEBHOOK_KEY_FILE",
+        requires = "notice_webhook_listen"
+    )]
+    pub notice_webhook_key_file: Option<PathBuf>,
+}
+
 /// HTTP port and logs.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Operations")]
 pub struct OperationsArgs {
-    /// Address of the HTTP port: /metrics, /healthz, /readyz, /debug/decisions, /debug/offers
+    /// Address of the HTTP port: /metrics, /healthz, /readyz, /debug/decisions, /debug/offers,
+    /// /debug/interruption
     #[arg(
         long,
         value_name = "IP:PORT",

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::fleet::SpotDefaults;
 use crate::validation::{Manifests, Problem, Problems, Source, parse_manifests};
 
 /// Reads a file, or all `.yaml`, `.yml` and `.json` files of a folder in the order of their names, and the
-/// NodeGroups in them.
-pub fn load_manifests(path: &Path) -> Result<Manifests, Problems> {
+/// NodeGroups in them. `spot` applies to NodeGroups that set nothing.
+pub fn load_manifests(path: &Path, spot: SpotDefaults) -> Result<Manifests, Problems> {
     let sources = read(path).map_err(|problem| Problems(vec![problem]))?;
-    parse_manifests(&path.display().to_string(), &sources)
+    parse_manifests(&path.display().to_string(), &sources, spot)
 }
 
 fn read(path: &Path) -> Result<Vec<Source>, Problem> {

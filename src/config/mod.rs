@@ -22,5 +22,5 @@ pub use args::{
 pub use credentials::CredentialSource;
 pub use legacy_flags::{CONTROLLER, LegacyFlag, MANIFESTS, RefusedArgs, Support, WEBHOOK};
 pub use manifest_files::load_manifests;
-pub use settings::{Settings, StoreSettings, sample_manifests};
+pub use settings::{NoticeWebhookSettings, Settings, StoreSettings, sample_manifests};
 pub use vpsie_settings::VpsieSettings;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::args::{
     ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind, TemplateArgs,
-    TimingArgs,
+    TimingArgs, WebhookArgs,
 };
 use super::credentials::secret_source;
 use super::election;
@@ -18,7 +18,7 @@ use super::price_file;
 use super::simulated::simulated_vpsie;
 use super::vpsie_settings::{VpsieSettings, real_vpsie};
 use crate::cost::{CostLimit, Prices, Usd, UsdPerHour};
-use crate::fleet::{FleetSettings, Policy, Reserved};
+use crate::fleet::{FleetSettings, MAX_NOTICE, Policy, Reserved, SpotDefaults};
 use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::kubernetes::KubernetesAccess;
 use crate::telemetry::LogArgs;
@@ -41,12 +41,23 @@ pub struct Settings {
     pub http_listen: SocketAddr,
     /// Logs.
     pub log: LogArgs,
+    /// Webhook for interruption notices, if there is one.
+    pub notice_webhook: Option<NoticeWebhookSettings>,
     /// Intervals and timeouts.
     pub timing: TimingArgs,
     /// Whether pods that cannot be evicted are deleted in time before the interruption of their VM.
     pub spot_delete_pods: bool,
     /// Assumptions about new nodes, prices, cost limits.
     pub fleet: FleetSettings,
+}
+
+/// Webhook for interruption notices.
+#[derive(Clone, Debug)]
+pub struct NoticeWebhookSettings {
+    /// Its address.
+    pub listen: SocketAddr,
+    /// File with the key of the signatures.
+    pub key_file: PathBuf,
 }
 
 /// Place of NodeGroups and records.
@@ -79,9 +90,9 @@ const SAMPLES: [(&str, &str); 2] = [
 ];
 
 /// The sample NodeGroups, which fit the simulator's cluster.
-pub fn sample_manifests() -> Result<Manifests, Problems> {
+pub fn sample_manifests(spot: SpotDefaults) -> Result<Manifests, Problems> {
     let sources = SAMPLES.map(|(name, text)| Source { name: name.to_owned(), text: text.to_owned() });
-    parse_manifests("samples", &sources)
+    parse_manifests("samples", &sources, spot)
 }
 
 impl Settings {
@@ -109,7 +120,7 @@ impl Settings {
 
     /// Validates all flags. Reports all problems at once.
     pub fn new(args: ServeArgs) -> Result<Self, Problems> {
-        let ServeArgs { fleet, api, grpc, kubernetes, timing, template, operations, refused } = args;
+        let ServeArgs { fleet, api, grpc, kubernetes, timing, template, webhook, operations, refused } = args;
         let TemplateArgs {
             reserved_cpu_millis,
             reserved_memory_mib,
@@ -117,16 +128,23 @@ impl Settings {
             price_file,
             cost_limit_hourly,
             cost_limit_monthly,
+            spot_instances,
+            spot_grace_period,
             spot_interruption_loss,
             spot_delete_pods,
             hours_per_month,
         } = template;
         let OperationsArgs { http_listen, log } = operations;
         let mut problems = refused.into_problems();
+        let spot = SpotDefaults { enabled: spot_instances, grace_period: spot_grace_period };
+        if spot.grace_period > MAX_NOTICE {
+            let message = format!("is {}s, must be at most 24h", spot.grace_period.as_secs());
+            problems.push(Problem::new("--spot-grace-period", "", message));
+        }
 
         let secret = secret_source(&api, &kubernetes, &mut problems);
         let store = match fleet.store {
-            StoreKind::File => file_store(&fleet, kubernetes, secret.is_some(), &mut problems),
+            StoreKind::File => file_store(&fleet, kubernetes, spot, secret.is_some(), &mut problems),
             StoreKind::Kubernetes => kubernetes_store(&fleet, kubernetes, &mut problems),
         };
         let FleetArgs { simulate, simulator_config, simulator_state, .. } = fleet;
@@ -152,6 +170,13 @@ impl Settings {
             let message = format!("is {http_listen}, must differ from --grpc-listen");
             problems.push(Problem::new("--http-listen", "", message));
         }
+        let has_kubernetes = store.as_ref().is_some_and(|store| match store {
+            StoreSettings::File { kubernetes, .. } => kubernetes.is_some(),
+            StoreSettings::Kubernetes { .. } => true,
+        });
+        let others =
+            [grpc_listen, http_listen].into_iter().chain(expander.as_ref().map(|(listen, _)| *listen));
+        let notice_webhook = notice_webhook(webhook, others, has_kubernetes, &mut problems);
         if let Err(problem) = crate::telemetry::check_filter(&log.log_level) {
             problems.push(Problem::new("--log-level", "", problem));
         }
@@ -164,6 +189,7 @@ impl Settings {
                 expander,
                 http_listen,
                 log,
+                notice_webhook,
                 timing,
                 spot_delete_pods,
                 fleet: FleetSettings {
@@ -175,6 +201,7 @@ impl Settings {
                     prices: Arc::new(prices),
                     cost_limit,
                     interruption_loss: spot_interruption_loss,
+                    spot,
                 },
             }),
             _ => Err(Problems(problems)),
@@ -182,9 +209,30 @@ impl Settings {
     }
 }
 
+fn notice_webhook(
+    WebhookArgs { notice_webhook_listen, notice_webhook_key_file }: WebhookArgs,
+    mut others: impl Iterator<Item = SocketAddr>,
+    has_kubernetes: bool,
+    problems: &mut Vec<Problem>,
+) -> Option<NoticeWebhookSettings> {
+    let listen = notice_webhook_listen?;
+    let flag = "--notice-webhook-listen";
+    if listen.port() != 0 && others.any(|other| other == listen) {
+        let message = format!("is {listen}, must differ from the other ports");
+        problems.push(Problem::new(flag, "", message));
+    }
+    if !has_kubernetes {
+        let message =
+            "needs access to Kubernetes (--kubeconfig), because notices concern Nodes and their pods";
+        problems.push(Problem::new(flag, "", message));
+    }
+    Some(NoticeWebhookSettings { listen, key_file: notice_webhook_key_file? })
+}
+
 fn file_store(
     fleet: &FleetArgs,
     KubernetesArgs { kubeconfig, namespace, .. }: KubernetesArgs,
+    spot: SpotDefaults,
     reads_secret: bool,
     problems: &mut Vec<Problem>,
 ) -> Option<StoreSettings> {
@@ -197,7 +245,7 @@ fn file_store(
     }
     let FleetArgs { node_groups, data_file, simulate, .. } = fleet;
     let default = if *simulate { "vpsie-autoscaler-simulated.redb" } else { "vpsie-autoscaler.redb" };
-    let manifests = read_manifests(node_groups.as_deref(), *simulate)
+    let manifests = read_manifests(node_groups.as_deref(), *simulate, spot)
         .map_err(|Problems(more)| problems.extend(more))
         .ok()?;
     Some(StoreSettings::File {
@@ -236,10 +284,14 @@ fn kubernetes_store(
     Some(StoreSettings::Kubernetes { access: kubeconfig.into(), namespace, election })
 }
 
-fn read_manifests(node_groups: Option<&Path>, simulate: bool) -> Result<Manifests, Problems> {
+fn read_manifests(
+    node_groups: Option<&Path>,
+    simulate: bool,
+    spot: SpotDefaults,
+) -> Result<Manifests, Problems> {
     match node_groups {
-        Some(path) => load_manifests(path),
-        None if simulate => sample_manifests(),
+        Some(path) => load_manifests(path, spot),
+        None if simulate => sample_manifests(spot),
         None => {
             let message = "is missing: give the file or folder of the NodeGroup manifests";
             Err(Problems(vec![Problem::new("--node-groups", "", message)]))

@@ -6,7 +6,8 @@ use clap::Parser;
 use tempfile::TempDir;
 
 use super::*;
-use crate::fleet::Policy;
+use crate::catalog::CapacityType;
+use crate::fleet::{Policy, SpotDefaults};
 use crate::kubernetes::KubernetesAccess;
 use crate::validation::Manifests;
 use crate::validation::tests::GOOD;
@@ -19,16 +20,17 @@ fn a_folder_is_read_in_the_order_of_names() {
     write("b.yml", GOOD.replace("name: workers", "name: second"));
     write("a.yaml", GOOD.replace("name: workers", "name: first"));
     write("notes.txt", "not read".to_owned());
-    let manifests = load_manifests(folder.path()).unwrap();
+    let manifests = load_manifests(folder.path(), SpotDefaults::default()).unwrap();
     let names: Vec<&str> = manifests.groups.iter().map(|group| group.name.as_str()).collect();
     assert_eq!(names, ["first", "second"]);
-    let missing = load_manifests(&folder.path().join("c.yaml")).unwrap_err().to_string();
+    let missing =
+        load_manifests(&folder.path().join("c.yaml"), SpotDefaults::default()).unwrap_err().to_string();
     assert!(missing.contains("c.yaml: cannot be read: "), "{missing}");
 }
 
 #[test]
 fn the_samples_are_sound_and_fit_the_simulator() {
-    let samples = sample_manifests().unwrap();
+    let samples = sample_manifests(SpotDefaults::default()).unwrap();
     assert_eq!(samples.notes, []);
     assert_eq!(samples.managed.cluster.as_str(), crate::simulator::DEFAULT_CLUSTER);
     assert_eq!(samples.managed.datacenter.as_str(), crate::simulator::DEFAULT_DATACENTER);
@@ -96,7 +98,7 @@ fn a_simulation_needs_nothing_and_has_records_of_its_own() {
     let settings = Files::new().settings("--simulate").unwrap();
     assert!(matches!(settings.vpsie, VpsieSettings::Simulated { .. }));
     let (manifests, data_file) = in_file(&settings);
-    assert_eq!(manifests, sample_manifests().unwrap());
+    assert_eq!(manifests, sample_manifests(SpotDefaults::default()).unwrap());
     assert_eq!(data_file, PathBuf::from("vpsie-autoscaler-simulated.redb"));
 }
 
@@ -211,6 +213,28 @@ fn plaintext_is_served_where_it_was_asked_for() {
     assert!(files.settings("--simulate --grpc-listen 0.0.0.0:1 --grpc-insecure-plaintext").is_ok());
     let tls = "--grpc-tls-cert @pem --grpc-tls-key @pem --grpc-tls-client-ca @pem";
     assert!(files.settings(&format!("--simulate --grpc-listen 0.0.0.0:1 {tls}")).unwrap().grpc.tls.is_some());
+}
+
+#[test]
+fn spot_flags_are_defaults_of_node_groups() {
+    let spot = |line: &str| {
+        let settings = Files::new().settings(&format!("--simulate --node-groups @groups.yaml {line}"))?;
+        let pools = in_file(&settings).0.groups.into_iter().flat_map(|group| group.pools);
+        let spot = pools.filter(|pool| pool.capacity_type == CapacityType::Spot).count();
+        assert_eq!(settings.fleet.spot.enabled, spot > 0, "{line}");
+        Ok::<_, String>((spot, settings.fleet.spot.grace_period))
+    };
+    let default = Duration::from_mins(2);
+    assert_eq!(spot("").unwrap(), (0, default));
+    assert_eq!(spot("--spot-instances=false").unwrap(), (0, default));
+    assert_eq!(spot("--spot-instances").unwrap(), (2, default));
+    let both = "--spot-instances=true --spot-grace-period 24h";
+    assert_eq!(spot(both).unwrap(), (2, Duration::from_hours(24)));
+    let problem = spot("--spot-grace-period 25h").unwrap_err();
+    assert_eq!(problem, "--spot-grace-period: is 90000s, must be at most 24h");
+    for refused in ["--spot-grace-period 0s", "--spot-grace-period 120", "--spot-instances=maybe"] {
+        assert!(spot(refused).is_err(), "{refused}");
+    }
 }
 
 #[test]

@@ -82,6 +82,7 @@ pub(super) fn client_config(
         rate_per_minute: args.vpsie_rate_limit,
         deletion_share: f64::from(args.vpsie_deletion_share) / 100.0,
         timeouts,
+        interruption_fields: args.vpsie_interruption_fields.clone(),
         ..ClientConfig::new(base?, credentials?)
     })
 }

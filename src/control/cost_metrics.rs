@@ -206,6 +206,7 @@ pub(crate) mod tests {
                 on_demand_fallback: true,
                 grace_period: Duration::from_mins(2),
                 allowed_interruption_rate: None,
+                taint: None,
             }),
         };
         let spot = Offer { capacity_type: CapacityType::Spot, ..offer(1, "small", Some(20)) };

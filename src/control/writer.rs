@@ -297,7 +297,9 @@ impl FleetWriter {
                 }
                 let commands = if job.is_command() { job.commands() } else { Vec::new() };
                 job.changes.retain(|change| !deferred.contains(change));
-                if job.reply.send(Ok(job.changes)).is_err() && !commands.is_empty() {
+                if job.reply.send(Ok(job.changes)).is_ok() {
+                    self.failed_commands.forget(commands.iter().map(|command| &command.after.id));
+                } else if !commands.is_empty() {
                     reports.retain(|(of, ..)| *of != index);
                     unheard.extend(commands);
                 }

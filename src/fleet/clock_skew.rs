@@ -55,9 +55,8 @@ impl Fleet {
             let mut machine = old.clone();
             machine.times().for_each(|time| correct(time, now));
             // A notice is at most this far ahead.
-            if let Some(notice) = machine.notice.as_mut().filter(|n| is_ahead(n.deadline, now + MAX_NOTICE)) {
-                notice.deadline = now + TOLERANCE;
-            }
+            let deadlines = machine.notice.iter_mut().flat_map(|notice| notice.deadlines.values_mut());
+            deadlines.filter(|at| is_ahead(**at, now + MAX_NOTICE)).for_each(|at| *at = now + TOLERANCE);
             if machine.requests.iter().any(|request| is_ahead(request.at, now)) {
                 let used = self.used_requests().filter(|used| used.machine == old.id).map(|used| used.at);
                 machine.correct_requests(used, now);

@@ -37,7 +37,14 @@ enum DeletionTarget<'a> {
 }
 
 impl Fleet {
-    /// `NodeGroupIncreaseSize`: adds `delta` Pending machines, or refuses all.
+    /// `NodeGroupIncreaseSize`: takes over replacements that are on their way, and adds Pending machines for the rest
+    /// of `delta`; or refuses all.
+    ///
+    /// From release 1.36 on, Cluster Autoscaler counts a coming machine as an upcoming node only if it requested one.
+    /// With this request, it counts the replacements, so the target size need not grow for them. Earlier releases count
+    /// them without a request, and ask for machines beyond them: such a request takes them over although it needs
+    /// more, and is repeated in the next loop, because its pods still wait. That delays it by one loop for each
+    /// replacement at most.
     pub fn increase(
         &mut self,
         pool: &str,
@@ -51,19 +58,18 @@ impl Fleet {
         let id = known.id.clone();
         let size = known.offer.size;
         let wanted = wanted?;
-        self.may_grow(pool, wanted)?;
+        let taken_over = self.next_replacements(known, wanted);
+        let added = wanted - taken_over.len() as u32;
+        if added > 0 {
+            self.may_grow(pool, added)?;
+        }
         let mut changes = Vec::new();
-        for _ in 0..wanted {
-            let machine = Machine {
-                id: self.unused_name(&id.node_group, names),
-                pool: id.clone(),
-                size,
-                created_at: now,
-                phase: Phase::Pending,
-                requests: Vec::new(),
-                notice: None,
-                replaces: None,
-            };
+        for replacement in taken_over {
+            self.push_change(&mut changes, Change::SaveMachine(Machine { replaces: None, ..replacement }));
+        }
+        for _ in 0..added {
+            let name = self.unused_name(&id.node_group, names);
+            let machine = Machine::new(name, id.clone(), size, now, Phase::Pending);
             self.push_change(&mut changes, Change::SaveMachine(machine));
         }
         Ok(changes)

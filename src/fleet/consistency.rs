@@ -46,6 +46,11 @@ impl Fleet {
         if self.extra_vms != self.count_extra_vms() {
             return Err(format!("extra VMs {:?}, recorded {:?}", self.count_extra_vms(), self.extra_vms));
         }
+        let coming = self.machines.values().filter(|m| m.is_coming_replacement()).map(|m| m.id.clone());
+        let coming: BTreeSet<_> = coming.collect();
+        if coming != self.coming_replacements {
+            return Err(format!("coming replacements {coming:?}, recorded {:?}", self.coming_replacements));
+        }
         for (group, target) in &self.group_targets {
             let sum: u32 = self.pools.values().filter(|p| p.id.node_group == *group).map(|p| p.target).sum();
             if sum != *target {

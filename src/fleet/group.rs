@@ -1,7 +1,6 @@
 //! Declarations of users, after validation: NodeGroups and their pools.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{NodeGroupName, PoolId};
 use super::spot::SpotPolicy;
+use super::taint::Taint;
 use crate::catalog::{OfferRef, SizeId};
 use crate::cost::CostLimit;
 
@@ -100,38 +100,6 @@ pub struct Declaration {
 impl From<Vec<NodeGroup>> for Declaration {
     fn from(groups: Vec<NodeGroup>) -> Self {
         Self { groups, ..Self::default() }
-    }
-}
-
-/// A taint of a Node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taint {
-    /// Key.
-    pub key: String,
-    /// Value; may be empty.
-    pub value: String,
-    /// Its effect on pods that do not tolerate it.
-    pub effect: TaintEffect,
-}
-
-/// The effect of a taint on pods that do not tolerate it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TaintEffect {
-    /// They are not scheduled.
-    NoSchedule,
-    /// They are scheduled elsewhere if possible.
-    PreferNoSchedule,
-    /// They are evicted.
-    NoExecute,
-}
-
-impl fmt::Display for TaintEffect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoSchedule => "NoSchedule",
-            Self::PreferNoSchedule => "PreferNoSchedule",
-            Self::NoExecute => "NoExecute",
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::state::Fleet;
+use super::state::{Fleet, Pool};
 
 /// The reason why a pool cannot grow now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,24 @@ impl Fleet {
         if let Err(refusal) = self.may_grow(pool, by) {
             return Some(GrowthBlock { reason: refusal.code(), message: refusal.to_string() });
         }
-        let pool = self.pool(pool)?;
+        self.shortage_block(self.pool(pool)?, now)
+    }
+
+    /// The reason why an option of Cluster Autoscaler with that many nodes of the pool is certain to fail. None if it
+    /// only takes over replacements. Cluster Autoscaler adds no more nodes than the maximum of the pool allows; a shortage
+    /// does not lower the maximum, so it blocks nodes beyond the replacements.
+    pub fn option_block(&self, pool: &Pool, nodes: u32, now: Timestamp) -> Option<GrowthBlock> {
+        let available = self.available_replacements(pool);
+        // One more node is enough: near a maximum, Cluster Autoscaler adds fewer nodes than the option has.
+        if available == 0 {
+            return self.growth_block(&pool.text, 1, now);
+        }
+        let limits = self.limits(pool);
+        let added = nodes.min(limits.max - limits.target).saturating_sub(available);
+        if added > 0 { self.shortage_block(pool, now) } else { None }
+    }
+
+    fn shortage_block(&self, pool: &Pool, now: Timestamp) -> Option<GrowthBlock> {
         let shortage = self.shortages.active(&pool.id.class(pool.offer.size), now)?;
         let failure = &shortage.failure;
         Some(GrowthBlock {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::ids::{Hostname, VmId};
+use super::spot::ReportedInterruption;
 use crate::catalog::{CapacityType, DatacenterId, MachineClass, SizeId};
 
 /// A listing of all nodes of the cluster.
@@ -40,6 +41,8 @@ pub struct ListedNode {
     pub addresses: Vec<IpAddr>,
     /// Time of its creation at VPSie, if the listing shows a readable time.
     pub created_at: Option<Timestamp>,
+    /// Interruption of the VM, if the listing announces one.
+    pub interruption: Option<ReportedInterruption>,
 }
 
 impl ListedNode {

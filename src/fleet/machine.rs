@@ -36,7 +36,8 @@ pub struct Machine {
     /// The notice of the interruption of its VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<Notice>,
-    /// The machine with a notice that it replaces.
+    /// The machine with a notice that it replaces. None once Cluster Autoscaler took it over: then it is a machine
+    /// like any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<MachineId>,
 }
@@ -373,6 +374,11 @@ impl Machine {
         !matches!(self.phase, Phase::Deleting { .. })
     }
 
+    /// Whether it is being deleted because of an interruption notice.
+    pub fn is_ending_by_notice(&self) -> bool {
+        matches!(self.phase, Phase::Deleting { reason: DeletionReason::InterruptionNotice, .. })
+    }
+
     /// Its VM, if it passed the drain gate: its Node is drained, or there is none.
     pub fn deletable(&self) -> Option<DeletableVm> {
         match &self.phase {
@@ -413,6 +419,12 @@ impl Machine {
     /// Whether it is a replacement that failed.
     pub(super) fn is_failed_replacement(&self) -> bool {
         self.replaces.is_some() && matches!(self.phase, Phase::Failed { .. })
+    }
+
+    /// Whether it is a replacement that does not run yet.
+    pub(super) fn is_coming_replacement(&self) -> bool {
+        let is_coming = matches!(self.phase, Phase::Pending | Phase::Creating { .. });
+        self.replaces.is_some() && self.notice.is_none() && is_coming
     }
 
     /// Whether its VM must be deleted at VPSie.

@@ -37,6 +37,7 @@ mod shortages;
 mod size_profile;
 mod spot;
 mod state;
+mod taint;
 mod template;
 mod transient;
 mod turns;
@@ -50,9 +51,7 @@ pub use command::{Names, NodeRef};
 pub use creation::CreationOutcome;
 pub use deferred::DeferredChanges;
 pub use extra_vms::surge;
-pub use group::{
-    AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup, Taint, TaintEffect,
-};
+pub use group::{AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup};
 pub use growth_block::GrowthBlock;
 pub use guard::{CreationPermit, Guard, GuardOutcome, GuardStatus, Maxima, PriorRecords};
 pub use halt::Halt;
@@ -72,9 +71,11 @@ pub use refusal::{CostLimitReached, Refusal};
 pub use request_history::{AbandonedRef, AbandonedRequests, MovedRequest, RequestHistory};
 pub use size_profile::{Amounts, NodeShape, ObservedNode, Sample, SizeProfile};
 pub use spot::{
-    BreakerState, CircuitBreaker, Interruptions, MAX_NOTICE, MaxSpotShare, Notice, ReplacementState,
-    SpotBlock, SpotClass, SpotFailure, SpotFailureReason, SpotHistory, SpotPolicy,
+    BreakerState, CircuitBreaker, InterruptionPreview, Interruptions, MAX_NOTICE, MaxSpotShare, Notice,
+    NoticeSource, ReplacementState, ReportedInterruption, SpotBlock, SpotClass, SpotDefaults, SpotFailure,
+    SpotFailureReason, SpotHistory, SpotPolicy, StartupTime,
 };
 pub use state::{Fleet, Pool};
+pub use taint::{Taint, TaintEffect};
 pub(crate) use template::is_label_value;
 pub use template::{FleetSettings, Reserved, Template, names, template};

@@ -10,8 +10,9 @@ use super::listing::{ListedNode, NodeListing, NodeRole, ShownAttributes, VmState
 use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::Policy;
 use super::record::{Change, UnmanagedKind, UnmanagedNode};
+use super::spot::ReportedInterruption;
 use super::state::Fleet;
-use crate::catalog::MachineClass;
+use crate::catalog::{CapacityType, MachineClass};
 
 /// Number of listings without a VM that confirm its accepted deletion.
 const LISTINGS_TO_CONFIRM: u32 = 2;
@@ -164,6 +165,19 @@ impl Fleet {
         if machine != *old {
             self.push_change(changes, Change::SaveMachine(machine));
         }
+        self.note_listed_interruption(changes, id, self.listed_interruption(id, node), now);
+    }
+
+    /// The interruption that a listing announces: by the field of the row, or because VPSie deletes a spot VM that
+    /// vpsie-autoscaler keeps.
+    fn listed_interruption(&self, id: &MachineId, node: &ListedNode) -> Option<ReportedInterruption> {
+        let is_ending = || {
+            let machine = self.machines.get(id)?;
+            let is_spot = machine.pool.capacity_type == CapacityType::Spot;
+            (is_spot && machine.counts() && node.state == VmState::Terminating)
+                .then_some(ReportedInterruption { deadline: None })
+        };
+        node.interruption.or_else(is_ending)
     }
 
     fn update_unmanaged(

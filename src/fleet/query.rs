@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
@@ -10,6 +11,7 @@ use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
 use super::machine::{Machine, Phase, Vm};
 use super::record::UnmanagedNode;
+use super::spot::MAX_NOTICE;
 use super::state::{Fleet, Pool};
 use super::template::Template;
 use crate::catalog::{CapacityType, Catalog};
@@ -45,6 +47,17 @@ impl Fleet {
         self.pools.get(id)
     }
 
+    /// A declared NodeGroup by its name.
+    pub fn node_group(&self, name: &NodeGroupName) -> Option<&NodeGroup> {
+        self.groups.get(name)
+    }
+
+    /// Assumed time from a notice without a deadline to the interruption of the machine.
+    pub fn grace_period(&self, machine: &Machine) -> Duration {
+        let spot = self.node_group(&machine.pool.node_group).and_then(|group| group.spot);
+        spot.map_or(self.spot_defaults().grace_period, |spot| spot.grace_period).min(MAX_NOTICE)
+    }
+
     /// The NodeGroup of a pool. None if it was deleted and only machines are left.
     pub fn group(&self, pool: &Pool) -> Option<&NodeGroup> {
         self.groups.get(&pool.id.node_group)
@@ -52,6 +65,10 @@ impl Fleet {
 
     /// Size limits and target size of a pool. Limits hold for the NodeGroup over all its pools, so each pool
     /// may grow or shrink by the rest that the NodeGroup allows.
+    ///
+    /// The maximum includes replacements that Cluster Autoscaler can take over: it adds nodes up to the maximum, and
+    /// they are in the target size already. If several pools of a NodeGroup have some, each of them can add only its own:
+    /// Cluster Autoscaler uses one pool in a loop, and would add nodes for which the other pools have replacements.
     ///
     /// Below the NodeGroup's minimum no pool may shrink, and the first pool with headroom carries the shortfall
     /// (for `--enforce-node-group-min-size`).
@@ -62,13 +79,19 @@ impl Fleet {
             return Limits { min, max: target, target };
         };
         let group_target = self.group_target(pool);
-        let max = target + self.pool_headroom(group, pool);
+        let headroom = self.pool_headroom(group, pool);
         let above_min = group_target.saturating_sub(group.minimum());
         let kept = target.saturating_sub(above_min.min(self.removable_within_share(group, pool)));
         let min = match self.carried_shortfall(group, pool) {
             0 => kept,
-            shortfall => kept.max((target + shortfall).min(max)),
+            shortfall => kept.max(target + shortfall.min(headroom)),
         };
+        let max = target
+            + match self.available_replacements(pool) {
+                0 => headroom,
+                available if self.has_other_replacements(pool) => available,
+                available => available + headroom,
+            };
         Limits { min, max, target }
     }
 

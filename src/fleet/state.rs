@@ -14,7 +14,7 @@ use super::record::{Change, Records, UnmanagedNode};
 use super::request_history::RequestHistory;
 use super::shortages::Shortages;
 use super::size_profile::SizeProfile;
-use super::spot::{CapacityCounts, SpotHistory};
+use super::spot::{CapacityCounts, SpotDefaults, SpotHistory};
 use super::template::{FleetSettings, Template};
 use super::transient::{Shared, TransientState};
 use crate::catalog::{Catalog, Offer, SizeId};
@@ -44,6 +44,8 @@ pub struct Fleet {
     pub(super) spot_history: SpotHistory,
     /// Number of machines that wait for a request.
     pub(super) waiting: u32,
+    /// Replacements that do not run yet.
+    pub(super) coming_replacements: BTreeSet<MachineId>,
     pub(super) shortages: Shortages,
     /// NodeGroups with a spot pool whose offer is in the catalog.
     pub(super) spot_groups: BTreeSet<NodeGroupName>,
@@ -249,11 +251,13 @@ impl Fleet {
         }
     }
 
-    pub(super) fn machine_by_vm(&self, id: &VmId) -> Option<&Machine> {
+    /// The machine of the VM with this UUID.
+    pub fn machine_by_vm(&self, id: &VmId) -> Option<&Machine> {
         self.machines.get(self.by_vm.get(id)?)
     }
 
-    pub(super) fn machine_by_hostname(&self, hostname: &Hostname) -> Option<&Machine> {
+    /// The machine of the VM with this hostname.
+    pub fn machine_by_hostname(&self, hostname: &Hostname) -> Option<&Machine> {
         self.machines.get(self.by_hostname.get(hostname)?)
     }
 
@@ -297,6 +301,11 @@ impl Fleet {
         &self.settings.prices
     }
 
+    /// Spot settings of NodeGroups that do not set their own.
+    pub fn spot_defaults(&self) -> SpotDefaults {
+        self.settings.spot
+    }
+
     /// Marginal prices of cores and memory over the offers of all pools.
     pub fn rates(&self) -> Rates {
         self.rates
@@ -334,6 +343,9 @@ impl Fleet {
         if let Some(old) = self.machines.remove(&machine.id) {
             self.remove_derived(&old, old.pool != machine.pool);
         }
+        if machine.is_coming_replacement() {
+            self.coming_replacements.insert(machine.id.clone());
+        }
         if let Some(vm) = machine.vm() {
             self.by_hostname.insert(vm.hostname.clone(), machine.id.clone());
             if let Some(id) = &vm.id {
@@ -358,6 +370,7 @@ impl Fleet {
     /// Removes a machine from derived state, and from its pool's members if it `leaves` the pool.
     fn remove_derived(&mut self, machine: &Machine, leaves: bool) {
         self.count_machine(machine, false);
+        self.coming_replacements.remove(&machine.id);
         if let Some(vm) = machine.vm() {
             self.by_hostname.remove(&vm.hostname);
             if let Some(id) = &vm.id {

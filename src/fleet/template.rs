@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::group::{NodeGroup, Taint};
+use super::group::NodeGroup;
 use super::ids::PoolId;
 use super::size_profile::{Amounts, MAX_SAMPLES_OF_GROUP, NodeShape};
+use super::spot::SpotDefaults;
+use super::taint::Taint;
 use crate::catalog::{CAPACITY_TYPE_LABELS, CapacityType, Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
@@ -23,7 +25,7 @@ pub mod names {
     pub const OFFERING: &str = "autoscaler.vpsie.com/offering";
     /// The datacenter of a Node.
     pub const DATACENTER: &str = "autoscaler.vpsie.com/datacenter";
-    /// On demand or spot.
+    /// On demand or spot. A taint of this key is on Nodes of spot pools with `spotConfig.taint`.
     pub const CAPACITY_TYPE: &str = "autoscaler.vpsie.com/capacity-type";
     /// Annotation: the pool id. It is not a label, because labels are compared to find similar node groups.
     pub const POOL: &str = "autoscaler.vpsie.com/pool";
@@ -100,6 +102,8 @@ pub struct FleetSettings {
     pub cost_limit: CostLimit,
     /// Time of a machine that an interruption costs: the overlap with its replacement, and lost work.
     pub interruption_loss: Duration,
+    /// Spot settings of NodeGroups that do not set their own.
+    pub spot: SpotDefaults,
 }
 
 impl From<Reserved> for FleetSettings {
@@ -139,6 +143,20 @@ pub(super) fn node_labels(
     set("topology.kubernetes.io/region", pool.datacenter.as_str());
     set("topology.kubernetes.io/zone", pool.datacenter.as_str());
     labels
+}
+
+impl NodeGroup {
+    /// Taints of its Nodes of this capacity type.
+    pub fn node_taints(&self, capacity_type: CapacityType) -> Vec<Taint> {
+        let mut taints = self.taints.clone();
+        if capacity_type == CapacityType::Spot
+            && let Some(effect) = self.spot.and_then(|spot| spot.taint)
+        {
+            let value = capacity_type.as_str().to_owned();
+            taints.push(Taint { key: names::CAPACITY_TYPE.to_owned(), value, effect });
+        }
+        taints
+    }
 }
 
 /// Whether Kubernetes accepts the text as the value of a label.
@@ -216,7 +234,7 @@ pub fn template(
     Template {
         labels,
         annotations: BTreeMap::from([(names::POOL.to_owned(), pool.to_string())]),
-        taints: group.map(|group| group.taints.clone()).unwrap_or_default(),
+        taints: group.map(|group| group.node_taints(pool.capacity_type)).unwrap_or_default(),
         capacity,
         allocatable,
         extended_capacity,

@@ -20,6 +20,8 @@ pub(super) struct TransientState {
     pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
     /// Complete listings since a machine's last request.
     pub(super) listings_since_request: HashMap<MachineId, u32>,
+    /// Consecutive rows without the notice that VPSie's listing gave before.
+    pub(super) listings_without_notice: HashMap<MachineId, u32>,
     /// Addresses of unmanaged nodes in the last listing.
     pub(super) addresses: HashMap<Hostname, Vec<IpAddr>>,
     /// Nodes that the last listing showed as control plane. The VM of a machine among them is not deleted.

@@ -60,12 +60,22 @@ pub struct ExpansionOption {
     pub interruptions: UsdPerHour,
     /// Share of the NodeGroup's spot machines that have the class of this pool, 0 to 1. 0 for on-demand pools.
     pub concentration: f64,
+    /// Number of machines on their way as replacements of interrupted ones that Cluster Autoscaler takes over before the
+    /// option adds nodes. They cost nothing more.
+    pub replacements: u32,
     /// The reason why it is certain to fail, if any.
     pub blocked: Option<Blocked>,
     /// The NodeGroup prefers its offer (`preferredInstanceType`).
     pub preferred: bool,
     /// Position among the pools of its NodeGroup, from 0.
     pub position: u32,
+}
+
+impl ExpansionOption {
+    /// Number of its nodes that are replacements on their way.
+    fn coming_nodes(&self) -> u32 {
+        self.nodes.min(self.replacements)
+    }
 }
 
 /// The reason why an option is certain to fail.
@@ -112,8 +122,11 @@ pub enum Rating {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CostEstimate {
-    /// Cost of its nodes.
+    /// Cost of its nodes, without replacements.
     pub nodes: UsdPerHour,
+    /// Number of its nodes that are replacements on their way.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub replacements: u32,
     /// Charge for spot machines of a class that the NodeGroup has many of: an interruption of that class could end all of them at once.
     #[serde(default, skip_serializing_if = "UsdPerHour::is_zero")]
     pub concentration: UsdPerHour,
@@ -125,4 +138,9 @@ pub struct CostEstimate {
     pub total: UsdPerHour,
     /// Number of pods that it would leave pending.
     pub remaining_pods: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_none(count: &u32) -> bool {
+    *count == 0
 }

@@ -20,7 +20,7 @@ const CONCENTRATION_CHARGE: f64 = 0.1;
 
 /// Orders the options by the estimated cost of all pending pods if that option is chosen, less the counted
 /// value of its nodes' spare capacity. Options without a price come after those, and options that are certain
-/// to fail come last.
+/// to fail come last. Replacements on their way cost nothing more.
 ///
 /// Among options of equal cost the preferred one comes first, then fewer nodes, then the order of the
 /// NodeGroup's pools. Equal options of different NodeGroups are all best, and the rest of Cluster
@@ -47,10 +47,12 @@ pub fn rank_options(input: &DecisionInput) -> Decision {
                 });
                 let (cpu, memory) = groups.total_request(counts);
                 let spare = spare_pricer.price_spare(option, cpu, memory);
-                let nodes = price * option.nodes;
+                let replacements = option.coming_nodes();
+                let nodes = price * (option.nodes - replacements);
                 let concentration = nodes.scaled(CONCENTRATION_CHARGE * option.concentration);
                 Rating::Priced(CostEstimate {
                     nodes,
+                    replacements,
                     concentration,
                     remaining: remaining.cost,
                     spare,

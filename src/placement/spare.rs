@@ -29,15 +29,18 @@ impl SparePricer {
 
     /// The counted value of the spare capacity of an option's nodes, after `cpu` millicores and `memory`
     /// bytes are used. Only cores with memory beside them count. Nodes for the remaining pods are left out:
-    /// Cluster Autoscaler has not decided on them yet.
+    /// Cluster Autoscaler has not decided on them yet. So is spare capacity of replacements, which does not depend on
+    /// the choice.
     pub(super) fn price_spare(&self, option: &ExpansionOption, cpu: f64, memory: f64) -> UsdPerHour {
         if self.cores <= 0.0 || self.gib <= 0.0 {
             return UsdPerHour::ZERO;
         }
         let nodes = f64::from(option.nodes);
+        let added = f64::from(option.nodes - option.coming_nodes());
         let node = option.allocatable;
-        let cores = (nodes * node.cpu_millis as f64 - cpu).max(0.0) / 1000.0;
-        let gib = (nodes * node.memory_mib as f64 / 1024.0 - memory / GIB).max(0.0);
+        let spare = |each: f64, used: f64| (nodes * each - used).clamp(0.0, added * each);
+        let cores = spare(node.cpu_millis as f64, cpu) / 1000.0;
+        let gib = spare(node.memory_mib as f64 / 1024.0, memory / GIB);
         let ratio = self.gib / self.cores;
         let cores = cores.min(gib / ratio);
         let value = COUNTED_FRACTION * self.rates.price(cores, cores * ratio);

@@ -17,6 +17,7 @@ fn option(pool: &str, nodes: u32, pods: &[u32], cores: u64, gib: u64, milli_usd:
         price: Some(UsdPerHour(Decimal::new(milli_usd, 3))),
         interruptions: UsdPerHour::ZERO,
         concentration: 0.0,
+        replacements: 0,
         blocked: None,
         preferred: false,
         position: 0,
@@ -171,4 +172,26 @@ proptest! {
             Rating::Blocked(_) => prop_assert!(input.options.iter().all(|o| o.blocked.is_some())),
         }
     }
+}
+
+#[test]
+fn replacements_on_their_way_cost_nothing_more() {
+    let coming =
+        |replacements, nodes| ExpansionOption { replacements, ..option("coming", nodes, &[0, 1], 2, 4, 100) };
+    let other = || option("other", 2, &[0, 1], 2, 4, 90);
+    let pods = vec![PodRequest { cpu_millis: 1500, memory_bytes: 3 << 30 }; 2];
+    let order = |first| order(&DecisionInput { pods: pods.clone(), options: vec![first, other()] });
+    assert_eq!(order(coming(0, 2)), ["*other", "coming"]);
+    assert_eq!(order(coming(1, 2)), ["*coming", "other"], "one of two is paid for");
+    assert_eq!(order(coming(9, 2)), ["*coming", "other"]);
+    let blocked = ExpansionOption { blocked: Some(blocked()), ..coming(1, 2) };
+    assert_eq!(order(blocked), ["*other", "coming"]);
+}
+
+#[test]
+fn spare_capacity_of_replacements_is_no_reason_to_add_nodes() {
+    let pods = vec![PodRequest { cpu_millis: 1500, memory_bytes: 3 << 30 }; 2];
+    let large = ExpansionOption { replacements: 1, ..option("large", 2, &[0, 1], 8, 16, 400) };
+    let input = DecisionInput { pods, options: vec![large, option("small", 1, &[0, 1], 4, 8, 150)] };
+    assert_eq!(order(&input), ["*small", "large"], "150 for a small node, or 400 for a second large one");
 }

@@ -15,8 +15,8 @@ use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
     AbandonedRef, AbandonedRequests, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname,
-    Machine, MovedRequest, NodeShape, Notice, Phase, Records, RequestHistory, RequestOutcome, RequestRef,
-    Sample, SizeProfile, SpotHistory, UnmanagedKind, UnmanagedNode, Vm, VmId, VmRequest,
+    Machine, MovedRequest, NodeShape, Notice, NoticeSource, Phase, Records, RequestHistory, RequestOutcome,
+    RequestRef, Sample, SizeProfile, SpotHistory, UnmanagedKind, UnmanagedNode, Vm, VmId, VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -186,8 +186,11 @@ fn records() -> Records {
     let known_before = Some([Hostname::new("ams-master-1")].into());
     let moved = MovedRequest { request: request("workers-5").unwrap(), moved_at: at(7) };
     records.request_history = RequestHistory { known_before, abandoned: vec![abandoned], moved: vec![moved] };
-    records.machines[2].notice =
-        Some(Notice { received_at: at(8), deadline: at(128), failed_pools: vec![pool()] });
+    records.machines[2].notice = Some(Notice {
+        received_at: at(8),
+        deadlines: [(NoticeSource::Node, at(128)), (NoticeSource::VPSie, at(120))].into(),
+        failed_pools: vec![pool()],
+    });
     records.machines[0].replaces = Some("workers-3".into());
     records.spot_history = serde_json::from_value(serde_json::json!([{
         "datacenter": "ams1", "size": 12,

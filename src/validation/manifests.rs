@@ -10,7 +10,7 @@ use super::node_group::{self, Checked};
 use super::problem::{Findings, Problem, Problems};
 use super::schema;
 use crate::api;
-use crate::fleet::NodeGroup;
+use crate::fleet::{NodeGroup, SpotDefaults};
 use crate::vpsie::{CommonField, ManagedConfig};
 
 /// The content of valid manifests.
@@ -44,12 +44,13 @@ pub struct CheckedNodeGroup {
     pub notes: Vec<Problem>,
 }
 
-/// Checks a NodeGroup of the API server by the same rules as files: it may be older than a rule.
-pub fn check_node_group(object: &api::NodeGroup) -> Result<CheckedNodeGroup, Problems> {
+/// Checks a NodeGroup of the API server by the same rules as files: it may be older than a rule. `spot` applies where it
+/// sets nothing.
+pub fn check_node_group(object: &api::NodeGroup, spot: SpotDefaults) -> Result<CheckedNodeGroup, Problems> {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut document = serde_json::to_value(object).unwrap_or_default();
     drop_nulls(&mut document);
-    let mut reader = Reader::new();
+    let mut reader = Reader::new(spot);
     reader.node_group(name, &document);
     match reader.read.pop() {
         Some(Read { checked: Checked { group, managed }, .. }) if reader.problems.is_empty() => {
@@ -59,9 +60,10 @@ pub fn check_node_group(object: &api::NodeGroup) -> Result<CheckedNodeGroup, Pro
     }
 }
 
-/// Reads the NodeGroups of the sources. `origin` is the location of problems that concern all of them.
-pub fn parse_manifests(origin: &str, sources: &[Source]) -> Result<Manifests, Problems> {
-    let mut reader = Reader::new();
+/// Reads the NodeGroups of the sources. `origin` is the location of problems that concern all of them, `spot` applies to
+/// NodeGroups that set nothing.
+pub fn parse_manifests(origin: &str, sources: &[Source], spot: SpotDefaults) -> Result<Manifests, Problems> {
+    let mut reader = Reader::new(spot);
     for source in sources {
         reader.file(source);
     }
@@ -70,6 +72,7 @@ pub fn parse_manifests(origin: &str, sources: &[Source]) -> Result<Manifests, Pr
 
 struct Reader {
     schema: Value,
+    spot: SpotDefaults,
     problems: Vec<Problem>,
     notes: Vec<Problem>,
     read: Vec<Read>,
@@ -83,10 +86,11 @@ struct Read {
 }
 
 impl Reader {
-    fn new() -> Self {
+    fn new(spot: SpotDefaults) -> Self {
         let crd = serde_json::to_value(api::NodeGroup::crd()).unwrap_or_default();
         Self {
             schema: crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default(),
+            spot,
             problems: Vec::new(),
             notes: Vec::new(),
             read: Vec::new(),
@@ -170,7 +174,7 @@ impl Reader {
             }
         };
         let mut findings = Findings::default();
-        let checked = node_group::check(&manifest, &mut findings);
+        let checked = node_group::check(&manifest, self.spot, &mut findings);
         let problems = |found: Vec<(String, String)>| {
             let ours = |field: &str| {
                 unread.contains(field) || field == "spec.minNodes" && unread.contains("spec.maxNodes")

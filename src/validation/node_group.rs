@@ -10,7 +10,7 @@ use crate::api;
 use crate::catalog::{CapacityType, SizeId};
 use crate::cost::{CostLimit, InterruptionRate};
 use crate::fleet::{
-    AutoscalingOptions, DeclaredNode, MaxSpotShare, NodeGroup, PoolId, SpotPolicy, Taint, names,
+    AutoscalingOptions, DeclaredNode, MaxSpotShare, NodeGroup, PoolId, SpotDefaults, SpotPolicy, Taint, names,
 };
 use crate::vpsie::ManagedConfig;
 
@@ -20,9 +20,9 @@ pub(super) struct Checked {
     pub managed: ManagedConfig,
 }
 
-/// Checks the rules that the schema does not have, and converts the manifest. The result is valid only if
-/// `findings` has no new problem.
-pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Checked {
+/// Checks the rules that the schema does not have, and converts the manifest. `spot` applies where it sets nothing. The
+/// result is valid only if `findings` has no new problem.
+pub(super) fn check(manifest: &api::NodeGroup, spot: SpotDefaults, findings: &mut Findings) -> Checked {
     let spec = &manifest.spec;
     let name = manifest.metadata.name.as_deref().unwrap_or_default();
     check_name(name, findings);
@@ -49,11 +49,12 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
     }
     check_durations(spec, findings);
     note_unused_fields(spec, findings);
+    let spot = spot_policy(spec, spot);
     let group = NodeGroup {
         name: name.into(),
         min: u32::try_from(spec.min_nodes).unwrap_or(0),
         max: u32::try_from(spec.max_nodes).unwrap_or(0),
-        pools: pools(name, spec),
+        pools: pools(name, spec, spot.is_some()),
         size: fixed_size(spec),
         labels: spec.labels.clone(),
         taints: check_taints(spec, findings),
@@ -67,7 +68,7 @@ pub(super) fn check(manifest: &api::NodeGroup, findings: &mut Findings) -> Check
             .unwrap_or_default(),
         deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
         node: check_node_template(manifest, findings),
-        spot: spot_policy(spec),
+        spot,
     };
     let managed = ManagedConfig {
         cluster: spec.resource_identifier.as_str().into(),
@@ -144,7 +145,7 @@ fn fixed_size(spec: &api::NodeGroupSpec) -> Option<SizeId> {
     }
 }
 
-fn pools(name: &str, spec: &api::NodeGroupSpec) -> Vec<PoolId> {
+fn pools(name: &str, spec: &api::NodeGroupSpec, has_spot: bool) -> Vec<PoolId> {
     let all: Vec<&str> = spec.offering_ids.iter().map(String::as_str).collect();
     let offers = if spec.allow_mixed_instances {
         all
@@ -161,21 +162,25 @@ fn pools(name: &str, spec: &api::NodeGroupSpec) -> Vec<PoolId> {
     };
     let on_demand = offers.iter().map(pool(CapacityType::OnDemand));
     // On-demand pools come first: the first pool with headroom carries a shortfall to the minimum.
-    match spot_policy(spec) {
-        Some(_) => on_demand.chain(offers.iter().map(pool(CapacityType::Spot))).collect(),
-        None => on_demand.collect(),
+    if has_spot {
+        on_demand.chain(offers.iter().map(pool(CapacityType::Spot))).collect()
+    } else {
+        on_demand.collect()
     }
 }
 
-fn spot_policy(spec: &api::NodeGroupSpec) -> Option<SpotPolicy> {
-    let spot = spec.spot_config.as_ref().filter(|spot| spot.enabled)?;
-    Some(SpotPolicy {
+/// The policy for spot machines. None if the NodeGroup has no spot pools.
+fn spot_policy(spec: &api::NodeGroupSpec, defaults: SpotDefaults) -> Option<SpotPolicy> {
+    let spot = spec.spot_config.clone().unwrap_or_default();
+    let grace_period = spot.interruption_grace_period.as_deref().and_then(|text| syntax::duration(text).ok());
+    spot.enabled.unwrap_or(defaults.enabled).then(|| SpotPolicy {
         max_share: MaxSpotShare::new(u32::try_from(spot.max_spot_percentage).unwrap_or(0)),
         on_demand_fallback: spot.fallback_to_on_demand,
-        grace_period: syntax::duration(&spot.interruption_grace_period).unwrap_or(Duration::from_mins(2)),
+        grace_period: grace_period.unwrap_or(defaults.grace_period),
         allowed_interruption_rate: Some(InterruptionRate::percent_a_month(
             spot.allowed_interruption_rate.into(),
         )),
+        taint: spot.taint.map(Into::into),
     })
 }
 
@@ -246,9 +251,9 @@ fn check_taints(spec: &api::NodeGroupSpec, findings: &mut Findings) -> Vec<Taint
 
 /// Checks the durations of policies.
 fn check_durations(spec: &api::NodeGroupSpec, findings: &mut Findings) {
-    if let Some(spot) = &spec.spot_config {
+    if let Some(grace) = spec.spot_config.as_ref().and_then(|spot| spot.interruption_grace_period.as_ref()) {
         let field = "spec.spotConfig.interruptionGracePeriod";
-        findings.require(field, syntax::duration(&spot.interruption_grace_period).map(drop));
+        findings.require(field, syntax::duration(grace).map(drop));
     }
     if let Some(cost) = &spec.cost_optimization {
         let field = "spec.costOptimization.optimizationInterval";
@@ -303,7 +308,7 @@ fn note_unused_fields(spec: &api::NodeGroupSpec, findings: &mut Findings) {
         };
         findings.add_note("spec.scaleDownPolicy", message);
     }
-    if spec.spot_config.as_ref().is_some_and(|spot| spot.enabled) {
+    if spec.spot_config.as_ref().is_some_and(|spot| spot.enabled == Some(true)) {
         findings.add_note(
             "spec.spotConfig",
             "has no effect until VPSie's catalog or --price-file has a spot offer",

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Source, parse_manifests};
 use crate::api::{AutoscalerConfig, LABELS, MachinePhase, NodeGroup, ReservedKeys, TAINTS, VPSieNode};
+use crate::fleet::SpotDefaults;
 
 const NODE_GROUPS: &str = include_str!("../api/cases/nodegroups.yaml");
 const CONFIGS: &str = include_str!("../api/cases/autoscalerconfigs.yaml");
@@ -257,7 +258,8 @@ fn files_and_api_server_agree() {
     let table = CaseTable::read(NODE_GROUPS);
     for case in table.cases.iter().filter(|case| case.before.is_none()) {
         let text = table.objects(case).0.to_string();
-        let manifests = parse_manifests("", &[Source { name: case.does.clone(), text }]);
+        let manifests =
+            parse_manifests("", &[Source { name: case.does.clone(), text }], SpotDefaults::default());
         assert_eq!(
             manifests.is_ok(),
             expected_result(case) == ServerResult::Accepted,
@@ -282,7 +284,7 @@ fn every_reserved_key_is_refused() {
         merge(&mut object["spec"], &spec);
         assert!(matches!(server.validate(&object, None), ServerResult::RulesRefuse(_)), "{spec}");
         let source = Source { name: String::new(), text: object.to_string() };
-        let error = parse_manifests("", &[source]).unwrap_err().to_string();
+        let error = parse_manifests("", &[source], SpotDefaults::default()).unwrap_err().to_string();
         assert!(error.contains("is reserved, remove it"), "{error}");
     }
     let count = |of: &str| server.rules().iter().filter(|(place, _)| place == of).count();
@@ -307,7 +309,11 @@ fn manifests_of_the_original_are_accepted() {
         assert_eq!(fields_unknown_to(&server.schema, &document), Vec::<String>::new(), "{name}");
         if node_group {
             let source = Source { name: name.clone(), text: document.to_string() };
-            assert_eq!(parse_manifests("", &[source]).unwrap().groups.len(), 1, "{name}");
+            assert_eq!(
+                parse_manifests("", &[source], SpotDefaults::default()).unwrap().groups.len(),
+                1,
+                "{name}"
+            );
             assert!(serde_json::from_value::<NodeGroup>(document).is_ok(), "{name}");
         } else {
             // An existing object can be read as well.
@@ -371,7 +377,7 @@ proptest! {
             merge(&mut object["spec"], &spec);
             let source = Source { name: String::new(), text: object.to_string() };
             let accepted = server.validate(&object, None) == ServerResult::Accepted;
-            prop_assert_eq!(parse_manifests("", &[source]).is_ok(), accepted, "{}", spec);
+            prop_assert_eq!(parse_manifests("", &[source], SpotDefaults::default()).is_ok(), accepted, "{}", spec);
         }
     }
 }

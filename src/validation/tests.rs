@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::catalog::SizeId;
-use crate::fleet::{AutoscalingOptions, Taint, TaintEffect};
+use crate::fleet::{AutoscalingOptions, SpotDefaults, Taint, TaintEffect};
 
 /// A NodeGroup without mistakes.
 pub(crate) const GOOD: &str = "
@@ -53,7 +53,11 @@ status:
 ";
 
 fn parse(text: &str) -> Result<Manifests, Problems> {
-    parse_manifests("here", &[Source { name: "a.yaml".to_owned(), text: text.to_owned() }])
+    parse_manifests(
+        "here",
+        &[Source { name: "a.yaml".to_owned(), text: text.to_owned() }],
+        SpotDefaults::default(),
+    )
 }
 
 /// Problems of the good manifest after an edit, one a line.
@@ -259,6 +263,6 @@ fn manifest_in_the_docs_is_valid() {
     let page = include_str!("../../docs/use/nodegroups.md");
     let text = page.split("```yaml").nth(1).unwrap().split("```").next().unwrap();
     let source = Source { name: "docs".to_owned(), text: text.to_owned() };
-    let manifests = parse_manifests("docs", &[source]).unwrap();
+    let manifests = parse_manifests("docs", &[source], SpotDefaults::default()).unwrap();
     assert_eq!((manifests.groups.len(), manifests.notes.len()), (1, 0));
 }

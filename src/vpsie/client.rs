@@ -19,6 +19,7 @@ use super::lists::Lists;
 use super::metrics::Metrics;
 use super::reply::Reply;
 use super::transport::{Timeouts, Transport};
+use super::wire::InterruptionFields;
 use crate::clock::Clock;
 use crate::fleet::ClusterId;
 use crate::retry_after::RetryAfter;
@@ -40,6 +41,8 @@ pub struct ClientConfig {
     pub user_agent: String,
     /// Seed of the jitter of pauses.
     pub seed: u64,
+    /// Names of the fields that announce the interruption of a VM.
+    pub interruption_fields: InterruptionFields,
 }
 
 impl ClientConfig {
@@ -53,6 +56,7 @@ impl ClientConfig {
             timeouts: Timeouts::default(),
             user_agent: USER_AGENT.to_owned(),
             seed: 0,
+            interruption_fields: InterruptionFields::default(),
         }
     }
 }
@@ -77,6 +81,7 @@ struct Inner {
     /// Cluster of the calls, once it is known. Siblings share it.
     cluster: Arc<Mutex<Option<ClusterId>>>,
     jitter: Mutex<StdRng>,
+    interruption_fields: InterruptionFields,
 }
 
 impl Client {
@@ -100,6 +105,7 @@ impl Client {
             lists: Lists::default(),
             cluster: Arc::default(),
             jitter: Mutex::new(StdRng::seed_from_u64(config.seed)),
+            interruption_fields: config.interruption_fields,
         }))
     }
 
@@ -112,6 +118,10 @@ impl Client {
     /// Sets the cluster that the credentials must give access to.
     pub(super) fn set_cluster(&self, cluster: ClusterId) {
         *self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+    }
+
+    pub(super) fn interruption_fields(&self) -> &InterruptionFields {
+        &self.0.interruption_fields
     }
 
     /// A client with other credentials and the same rate limit. For another server it has a circuit breaker
@@ -132,6 +142,7 @@ impl Client {
             lists: Lists::default(),
             cluster: Arc::clone(&inner.cluster),
             jitter: Mutex::new(StdRng::seed_from_u64(seed)),
+            interruption_fields: inner.interruption_fields.clone(),
         }))
     }
 

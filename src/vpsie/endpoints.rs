@@ -83,7 +83,7 @@ impl Client {
     ) -> Result<NodeRows, ApiError> {
         let call = Call::get("list_nodes", path(CLUSTER, &[cluster.as_str()])).with_purpose(purpose);
         let read = match self.send(&call).await?.payload() {
-            Payload::Object(object) => wire::read_nodes(&object),
+            Payload::Object(object) => wire::read_nodes(&object, self.interruption_fields()),
             Payload::False | Payload::Nothing => {
                 return Err(ApiError::new(ErrorKind::NotFound, "VPSie does not find the cluster"));
             }

@@ -92,7 +92,7 @@ impl AddressKind {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::wire::{self, Row};
+    use super::super::wire::{self, InterruptionFields, Row};
     use super::*;
 
     const NAME: &str = "hel-slave-1";
@@ -105,7 +105,10 @@ mod tests {
             row
         };
         let cluster = json!({"slaves": [with_name(node)]});
-        let node = wire::read_nodes(cluster.as_object().unwrap()).unwrap().nodes.remove(0);
+        let node = wire::read_nodes(cluster.as_object().unwrap(), &InterruptionFields::default())
+            .unwrap()
+            .nodes
+            .remove(0);
         let read = |(number, row): (usize, &Value)| {
             let mut row = with_name(row);
             row["identifier"] = format!("u-{number}").into();

@@ -332,6 +332,7 @@ impl Backend for ManagedBackend {
             state: node.state,
             addresses: node.addresses.into_iter().collect(),
             created_at: node.created_at,
+            interruption: node.interruption,
         };
         let complete = memory.is_complete(&rows.nameless);
         Ok(NodeListing { nodes: rows.nodes.into_iter().map(listed).collect(), complete })

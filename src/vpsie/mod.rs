@@ -33,3 +33,4 @@ pub use managed::ManagedBackend;
 pub use managed_config::{CommonField, ManagedConfig};
 pub use metrics::Metrics;
 pub use transport::{Timeouts, Transport, TransportError, https};
+pub use wire::{INTERRUPTION_FIELDS, InterruptionFields};

@@ -193,7 +193,10 @@ mod tests {
 
     fn node(mut row: Value) -> Node {
         row["hostname"] = "x".into();
-        wire::read_nodes(&map(json!({"slaves": [row]}))).unwrap().nodes.remove(0)
+        wire::read_nodes(&map(json!({"slaves": [row]})), &wire::InterruptionFields::default())
+            .unwrap()
+            .nodes
+            .remove(0)
     }
 
     fn sizes(offers: Vec<Offer>, groups: Vec<Value>) -> Sizes {

@@ -47,6 +47,8 @@ var scenarios = []struct {
 	{"spot share", spotShare},
 	{"spot leader killed", spotLeaderKilled},
 	{"spot budget", spotBudget},
+	{"spot sources", spotSources},
+	{"spot taken over", spotTakenOver},
 }
 
 const common = 3

@@ -49,6 +49,9 @@ pub(crate) struct Scenario {
     /// Failed machines by pool.
     #[serde(default)]
     failed: BTreeMap<String, FailedSpec>,
+    /// Number of replacements on their way by pool. The interrupted machines are gone.
+    #[serde(default)]
+    replacements: BTreeMap<String, u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,23 +125,26 @@ impl Scenario {
             hourly: None,
         });
         let catalog = Catalog { offers: offers.collect() };
-        let machines = self.failed.iter().map(|(pool, failed)| {
+        let machine = |pool: &String, name: &str, created_at, phase| {
             let pool: PoolId = pool.parse().unwrap();
+            let size = catalog.resolve(&pool.datacenter, &pool.offer, pool.capacity_type).unwrap().size;
+            let id = format!("{}-{}-{name}", pool.node_group, pool.offer);
+            Machine::new(id.as_str().into(), pool, size, created_at, phase)
+        };
+        let failed = self.failed.iter().map(|(pool, failed)| {
             let reason = if failed.quota { FailureReason::QuotaExceeded } else { FailureReason::Stockout };
             let at = NOW - jiff::SignedDuration::from_mins(failed.minutes_ago);
             let failure = Failure { reason, message: "message of VPSie".to_owned() };
-            Machine {
-                id: format!("{}-failed", pool.node_group).as_str().into(),
-                size: catalog.resolve(&pool.datacenter, &pool.offer, pool.capacity_type).unwrap().size,
-                pool,
-                created_at: at,
-                phase: Phase::Failed { failure, at },
-                requests: Vec::new(),
-                notice: None,
-                replaces: None,
-            }
+            machine(pool, "failed", at, Phase::Failed { failure, at })
         });
-        let machines = machines.collect();
+        let replacement = |pool: &String, n: u32| Machine {
+            replaces: Some("gone".into()),
+            ..machine(pool, &format!("replacement-{n}"), NOW, Phase::Pending)
+        };
+        let replacements =
+            self.replacements.iter().flat_map(|(pool, count)| (0..*count).map(move |n| (pool, n)));
+        let replacements = replacements.map(|(pool, n)| replacement(pool, n));
+        let machines = failed.chain(replacements).collect();
         let groups: Vec<_> = self.groups.iter().map(Group::to_node_group).collect();
         let records = Records { machines, catalog: Some(Arc::new(catalog)), ..Records::default() };
         Fleet::restore(groups, records, Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 })

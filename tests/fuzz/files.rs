@@ -4,7 +4,7 @@
 use clap::Parser;
 use vpsie_autoscaler::config::{ServeArgs, Settings, sample_manifests};
 use vpsie_autoscaler::cost::HoursPerMonth;
-use vpsie_autoscaler::fleet::{Fleet, FleetSettings};
+use vpsie_autoscaler::fleet::{Fleet, FleetSettings, SpotDefaults};
 use vpsie_autoscaler::validation::{Source, parse_duration, parse_manifests};
 
 use crate::fleets::{records, run_fleet};
@@ -21,7 +21,7 @@ struct Line {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let seed = |kind: &str, text: &str| format!("{kind}\n{text}").into_bytes();
-    sample_manifests().unwrap();
+    sample_manifests(SpotDefaults::default()).unwrap();
     vec![seed("groups", GROUPS), seed("prices", PRICES), seed("duration", "1h30m")]
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn run(input: &[u8]) {
     match kind {
         "groups" => {
             let source = Source { name: "fuzz".to_owned(), text: text.to_owned() };
-            if let Ok(manifests) = parse_manifests("fuzz", &[source]) {
+            if let Ok(manifests) = parse_manifests("fuzz", &[source], SpotDefaults::default()) {
                 run_fleet(Fleet::restore(manifests.groups, records(), FleetSettings::default()), &[]);
             }
         }

@@ -16,7 +16,7 @@ use vpsie_autoscaler::api::{NodeGroup, VPSieNode};
 use vpsie_autoscaler::control::{
     AuditLog, FleetConfig, FleetWriter, ListingTrigger, NodeGroups, Nodes, NodesView,
 };
-use vpsie_autoscaler::fleet::{Change, Fleet, FleetSettings, NodeListing};
+use vpsie_autoscaler::fleet::{Change, Fleet, FleetSettings, NodeListing, SpotDefaults};
 use vpsie_autoscaler::store::{MemoryStore, records_of};
 use vpsie_autoscaler::validation::check_node_group;
 
@@ -120,7 +120,7 @@ pub(crate) fn run(input: &[u8]) {
     check_records(&objects);
     for (_, object) in objects.iter().filter(|(kind, _)| kind == "NodeGroup") {
         if let Ok(object) = serde_json::from_value::<NodeGroup>(object.clone())
-            && let Ok(checked) = check_node_group(&object)
+            && let Ok(checked) = check_node_group(&object, SpotDefaults::default())
         {
             let records = crate::fleets::records();
             run_fleet(Fleet::restore(vec![checked.group], records, FleetSettings::default()), &[]);

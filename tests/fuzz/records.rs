@@ -61,6 +61,7 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
         state: VmState::Running,
         addresses: vm.addresses.clone(),
         created_at: Timestamp::from_second(1).ok(),
+        interruption: None,
     };
     let mut nodes: Vec<ListedNode> = records.machines.iter().filter_map(Machine::vm).map(listed).collect();
     if let Some(new) = nodes.first().cloned() {

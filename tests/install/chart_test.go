@@ -58,7 +58,10 @@ provider:
    leaderElection: {id: other, leaseDuration: 30s, renewDeadline: 20s, retryPeriod: 4s},
    reserved: {cpuMillis: 0, memoryMiB: 1024, diskGiB: 20},
    hoursPerMonth: 720, costLimit: {hourly: "1.50", monthly: "1000"},
-   priceFile: {overrides: [{offer: s-2vcpu-4gb, hourly: 0.03}, {discountPercent: 10}]},
+   priceFile: {overrides: [{offer: s-2vcpu-4gb, hourly: 0.03}, {discountPercent: 10},
+                           {offer: s-2vcpu-4gb, capacityType: spot, hourly: "0.01", interruptionRate: 10}]},
+   spotInstances: {enabled: true, gracePeriod: 90s, interruptionLoss: 20m, deletePods: false},
+   noticeWebhook: {existingSecret: notices, from: [{namespaceSelector: {}}]},
    extraArgs: {orphan-grace: 20m}, extraEnv: [{name: RUST_BACKTRACE, value: "1"}],
    extraVolumes: [{name: more, emptyDir: {}}], extraVolumeMounts: [{name: more, mountPath: /more}],
    podLabels: {a: b}, podAnnotations: {a: b}, nodeSelector: {a: b}, tolerations: [{operator: Exists}],
@@ -302,7 +305,8 @@ func TestMonitorsFindProviderAndClusterAutoscaler(t *testing.T) {
 func TestMountedAndNamedObjectsExist(t *testing.T) {
 	eachCase(t, func(t *testing.T, made rendered) {
 		has := func(kind, name string) bool { return made.find(kind, name) != nil }
-		certificates := map[string]bool{"s": true, "c": true}
+		// Secrets of the user.
+		certificates := map[string]bool{"s": true, "c": true, "notices": true}
 		for _, object := range made.objects {
 			if object.GetKind() == "Certificate" {
 				certificates[as[certmanager.Certificate](t, object).Spec.SecretName] = true

@@ -60,11 +60,12 @@ func TestOverlaysHaveTheirFigures(t *testing.T) {
 		requests, limits        string
 		level, format           string
 		observe, create, budget string
+		spot, grace             string
 	}{
-		{"deployments/base", "vpsie-system", 2, "100m 128Mi", "500m 512Mi", "info", "json", "30s", "10m", "max 1"},
-		{"deployments/overlays/dev", "vpsie-system-dev", 1, "50m 64Mi", "200m 256Mi", "debug", "text", "15s", "5m", "min 0"},
-		{"deployments/overlays/staging", "vpsie-system-staging", 2, "75m 96Mi", "300m 384Mi", "info", "json", "30s", "8m", "max 1"},
-		{"deployments/overlays/production", "vpsie-system", 3, "100m 128Mi", "500m 512Mi", "info", "json", "30s", "10m", "min 2"},
+		{"deployments/base", "vpsie-system", 2, "100m 128Mi", "500m 512Mi", "info", "json", "30s", "10m", "max 1", "", ""},
+		{"deployments/overlays/dev", "vpsie-system-dev", 1, "50m 64Mi", "200m 256Mi", "debug", "text", "15s", "5m", "min 0", "false", ""},
+		{"deployments/overlays/staging", "vpsie-system-staging", 2, "75m 96Mi", "300m 384Mi", "info", "json", "30s", "8m", "max 1", "true", "120s"},
+		{"deployments/overlays/production", "vpsie-system", 3, "100m 128Mi", "500m 512Mi", "info", "json", "30s", "10m", "min 2", "true", "120s"},
 	} {
 		made := build(t, want.path)
 		deployment := get[apps.Deployment](t, made.objects, "Deployment", plain)
@@ -88,6 +89,8 @@ func TestOverlaysHaveTheirFigures(t *testing.T) {
 			"observe":  {set["VPSIE_AUTOSCALER_OBSERVE_INTERVAL"], want.observe},
 			"create":   {set["VPSIE_AUTOSCALER_CREATE_TIMEOUT"], want.create},
 			"budget":   {allowed, want.budget},
+			"spot":     {set["VPSIE_AUTOSCALER_SPOT_INSTANCES"], want.spot},
+			"grace":    {set["VPSIE_AUTOSCALER_SPOT_GRACE_PERIOD"], want.grace},
 		} {
 			if pair[0] != pair[1] {
 				t.Errorf("%s: %s is %v, want %v", want.path, what, pair[0], pair[1])

@@ -36,7 +36,9 @@ rollbacks.
 
 A value of the provider has the name of its flag: ` + "`provider.logLevel`" + ` sets ` + "`--log-level`" + `, ` +
 	"`provider.costLimit.hourly`" + ` sets
-` + "`--cost-limit-hourly`" + `, ` + "`vpsie.rateLimit`" + ` sets ` + "`--vpsie-rate-limit`" + `. Empty and null values set no flag.
+` + "`--cost-limit-hourly`" + `, ` + "`vpsie.rateLimit`" + ` sets ` + "`--vpsie-rate-limit`" + `. Exceptions are
+` + "`provider.spotInstances`" + ` (` + "`--spot-instances`" + `, ` + "`--spot-grace-period`" + `, ` + "`--spot-interruption-loss`" + `, ` + "`--spot-delete-pods`" + `) and
+` + "`provider.noticeWebhook`" + ` (` + "`--notice-webhook-listen`" + `, ` + "`--notice-webhook-key-file`" + `). Empty and null values set no flag.
 [Settings](../../../docs/reference/settings.md) has the defaults of the program.
 `
 

@@ -15,6 +15,7 @@ import (
 
 // Values that have an effect only with other values.
 var needs = map[string]string{
+	"provider.noticeWebhook.from":     "{provider: {noticeWebhook: {existingSecret: notices}}, networkPolicy: {enabled: true}}",
 	"networkPolicy.":                  "networkPolicy: {enabled: true}",
 	"prometheus.serviceMonitor.":      "prometheus: {serviceMonitor: {enabled: true}}",
 	"prometheus.podMonitor.":          "prometheus: {podMonitor: {enabled: true}}",
@@ -151,6 +152,7 @@ func TestUnknownValuesAreRefusedByName(t *testing.T) {
 	refused(t, fromYAML(t, "vpsie: {apiToken: secret}"), "'apiToken'")
 	refused(t, fromYAML(t, "controller: {logLevel: debug}"), "'controller'")
 	refused(t, fromYAML(t, "replicaCount: 3"), "'replicaCount'")
+	refused(t, fromYAML(t, "spotInstances: {enabled: true}"), "'spotInstances'")
 }
 
 // Values that do not have the name of the flag that they set, with these flags.
@@ -158,6 +160,12 @@ var otherwise = map[string][]string{
 	"vpsie.existingSecret":         {"--vpsie-secret-name"},
 	"provider.listenAddress":       {"--expander-listen", "--grpc-listen", "--http-listen"},
 	"provider.priceFile.overrides": {"--price-file"},
+	// The names of the original's chart.
+	"provider.spotInstances.enabled":          {"--spot-instances"},
+	"provider.spotInstances.gracePeriod":      {"--spot-grace-period"},
+	"provider.spotInstances.interruptionLoss": {"--spot-interruption-loss"},
+	"provider.spotInstances.deletePods":       {"--spot-delete-pods"},
+	"provider.noticeWebhook.existingSecret":   {"--notice-webhook-key-file", "--notice-webhook-listen"},
 }
 
 func TestProviderValuesHaveTheNamesOfTheirFlags(t *testing.T) {
@@ -242,6 +250,9 @@ func TestWrongValuesAreRefusedByName(t *testing.T) {
 		"vpsie: {deletionShare: 101}":                             "/vpsie/deletionShare",
 		"provider: {costLimit: {hourly: 0.5}}":                    "/provider/costLimit/hourly",
 		"provider: {priceFile: {overrides: [{price: 1}]}}":        "'price'",
+		"provider: {spotInstances: {gracePeriod: 120}}":           "/provider/spotInstances/gracePeriod",
+		"provider: {spotInstances: {enabled: 'true'}}":            "/provider/spotInstances/enabled",
+		"nodeGroups: [{name: g, spotConfig: {taint: NoExecute}}]": "/nodeGroups/0/spotConfig/taint",
 		"tls: {mode: cert-manager}":                               "/tls/mode",
 		"tls: {mode: existing}":                                   "tls.existing.",
 		"clusterAutoscaler: {version: v1.33.6}":                   "/clusterAutoscaler/version",

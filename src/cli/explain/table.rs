@@ -58,6 +58,11 @@ fn format_terms(option: &RecordedOption, estimate: &CostEstimate) -> String {
     if estimate.remaining_pods > 0 {
         terms.push(remaining_text(estimate.remaining_pods));
     }
+    match estimate.replacements {
+        0 => {}
+        1 => terms.push("1 node is a replacement on its way".to_owned()),
+        more => terms.push(format!("{more} nodes are replacements on their way")),
+    }
     if !option.interruptions.is_zero() {
         terms.push(format!("price includes {:.6} for interruptions", option.interruptions.0));
     }
@@ -91,6 +96,7 @@ mod tests {
         let estimate = |nodes, remaining, remaining_pods| {
             Rating::Priced(CostEstimate {
                 nodes: rate(nodes),
+                replacements: 0,
                 concentration: UsdPerHour::ZERO,
                 remaining: rate(remaining),
                 spare: rate(100),
@@ -100,6 +106,7 @@ mod tests {
         };
         let concentrated = Rating::Priced(CostEstimate {
             nodes: rate(300),
+            replacements: 1,
             concentration: rate(15),
             remaining: rate(1370),
             spare: rate(100),

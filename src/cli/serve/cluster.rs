@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::components::{
-    Ports, ServeMetrics, Tasks, VpsieObservers, build_transport, debug_router, finish, listen, serve_grpc,
-    spawn, spawn_credentials, spawn_http, spawn_vpsie, system_clock, unexpected_end,
+    Ports, ServeMetrics, Tasks, VpsieObservers, build_transport, check_notice_webhook, debug_router, finish,
+    listen, serve_grpc, spawn, spawn_credentials, spawn_http, spawn_notice_webhook, spawn_vpsie,
+    system_clock, unexpected_end,
 };
 use crate::clock::Clock;
 use crate::config::{ElectionArgs, Settings};
@@ -58,6 +59,7 @@ pub(super) async fn run(
     let http = listen("--http-listen", settings.http_listen).await?;
     // Fails early if a port is in use. A standby replica must not listen.
     drop(Ports::open(&settings).await?);
+    check_notice_webhook(settings.notice_webhook.as_ref()).await?;
     let client = kubernetes::connect(access).await?;
     let clock = system_clock();
     let (transport, vpsie_config) = build_transport(&settings.vpsie).await?;
@@ -163,6 +165,9 @@ pub(super) async fn run(
         BindingReceivers { store, backend, recorded, in_force },
     );
     drop(dyn_backend);
+    let LeaderComponents { nodes, clock, .. } = &components;
+    let webhook = settings.notice_webhook.as_ref();
+    spawn_notice_webhook(&mut tasks, webhook, &handle, nodes, clock, &shutdown);
     let expander = ExpanderService::new(handle.clone(), Arc::clone(&components.clock), decisions);
     let grace = settings.timing.shutdown_grace;
     let stop = shutdown.clone();

@@ -13,11 +13,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{CredentialSource, Settings, VpsieSettings};
+use crate::config::{CredentialSource, NoticeWebhookSettings, Settings, VpsieSettings};
 use crate::control::{
     AuditLog, CatalogMetrics, CatalogRefresh, CostCollector, CredentialMetrics, DrainMetrics, FleetCollector,
-    FleetHandle, GuardedBackend, InterruptionMetrics, ListingTrigger, NodesView, Provision, Removal,
-    Rotation, credentials_in_file, credentials_in_secret, offer_routes,
+    FleetHandle, GuardedBackend, InterruptionMetrics, ListingTrigger, NodesView, NoticeWebhook, Provision,
+    Removal, Rotation, credentials_in_file, credentials_in_secret, offer_routes, preview_routes,
 };
 use crate::grpc::{self, CloudProviderService, Decisions, ExpanderService, GrpcMetrics, Services};
 use crate::kubernetes::{EventMetrics, Events};
@@ -25,6 +25,11 @@ use crate::kubernetes::{EventMetrics, Events};
 use crate::simulator::{Simulator, Snapshot};
 use crate::telemetry::{Readiness, Registry, serve_http};
 use crate::vpsie::{Backend, Client, ClientConfig, Credentials, Metrics, Transport, https};
+
+/// The flag of the webhook's address.
+const WEBHOOK_LISTEN: &str = "--notice-webhook-listen";
+/// Wait between attempts to serve the webhook.
+const WEBHOOK_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The tasks of the process. A task that ends by itself ends the process: a restart is better than a provider
 /// that works in part.
@@ -117,9 +122,58 @@ pub(super) fn spawn(tasks: &mut Tasks, name: &'static str, task: impl Future<Out
     });
 }
 
+/// Checks key and port of the webhook for notices, if there is one, so that a replica that cannot serve it does not lead.
+pub(super) async fn check_notice_webhook(settings: Option<&NoticeWebhookSettings>) -> anyhow::Result<()> {
+    if let Some(NoticeWebhookSettings { listen: address, key_file }) = settings {
+        NoticeWebhook::check_key(key_file).await.context("--notice-webhook-key-file")?;
+        drop(listen(WEBHOOK_LISTEN, *address).await?);
+    }
+    Ok(())
+}
+
+/// Starts the task of the webhook for notices, if there is one. While its key or port cannot be used, it retries: the other
+/// tasks of the leader go on.
+pub(super) fn spawn_notice_webhook(
+    tasks: &mut Tasks,
+    settings: Option<&NoticeWebhookSettings>,
+    handle: &FleetHandle,
+    nodes: &NodesView,
+    clock: &Arc<dyn Clock>,
+    shutdown: &CancellationToken,
+) {
+    let Some(NoticeWebhookSettings { listen: address, key_file }) = settings.cloned() else { return };
+    let (handle, nodes, clock) = (handle.clone(), nodes.clone(), Arc::clone(clock));
+    let stop = shutdown.clone();
+    let serve = async move {
+        loop {
+            let opened = async {
+                NoticeWebhook::check_key(&key_file).await.context("--notice-webhook-key-file")?;
+                listen(WEBHOOK_LISTEN, address).await
+            };
+            match opened.await {
+                Ok(listener) => {
+                    tracing::info!(%address, "serving the webhook for interruption notices");
+                    let webhook = NoticeWebhook::new(handle, nodes, clock, key_file);
+                    return webhook.serve(listener, stop).await;
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::error!(error, "cannot serve the webhook for interruption notices; retrying");
+                }
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(WEBHOOK_RETRY_INTERVAL)).await.is_none() {
+                return;
+            }
+        }
+    };
+    spawn(tasks, "notice webhook", serve);
+}
+
 /// The debug endpoints of the HTTP port.
 pub(super) fn debug_router(decisions: &Arc<Decisions>, fleet: &Arc<OnceLock<FleetHandle>>) -> Router {
-    grpc::debug_routes(Arc::clone(decisions)).merge(offer_routes(Arc::clone(fleet)))
+    grpc::debug_routes(Arc::clone(decisions))
+        .merge(offer_routes(Arc::clone(fleet)))
+        .merge(preview_routes(Arc::clone(fleet), system_clock()))
 }
 
 pub(super) fn spawn_http(

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::components::{
-    Ports, ServeMetrics, Tasks, VpsieObservers, build_transport, debug_router, finish, listen, serve_grpc,
-    spawn, spawn_credentials, spawn_http, spawn_vpsie, system_clock,
+    Ports, ServeMetrics, Tasks, VpsieObservers, build_transport, check_notice_webhook, debug_router, finish,
+    listen, serve_grpc, spawn, spawn_credentials, spawn_http, spawn_notice_webhook, spawn_vpsie,
+    system_clock,
 };
 use crate::config::Settings;
 use crate::control::{Drain, FleetConfig, FleetHandle, FleetWriter, Interruptions, Nodes, NodesView};
@@ -83,6 +84,9 @@ pub(super) async fn run(
             .with_clock(Arc::clone(&clock))
             .with_pod_deletion(settings.spot_delete_pods);
         spawn(&mut tasks, "drain", drain.run(shutdown.clone()));
+        let webhook = settings.notice_webhook.as_ref();
+        check_notice_webhook(webhook).await?;
+        spawn_notice_webhook(&mut tasks, webhook, &handle, &view, &clock, &shutdown);
         let interruptions =
             Interruptions::new(handle.clone(), client, view, Arc::clone(&clock), interruptions);
         spawn(&mut tasks, "interruptions", interruptions.run(shutdown.clone()));
@@ -135,7 +139,9 @@ fn announce(settings: &Settings, data_file: &Path, grpc: SocketAddr, http: Socke
     let pool =
         handle.read(|fleet| fleet.pools().next().map(|pool| pool.text.to_string())).unwrap_or_default();
     println!("gRPC  {grpc} ({tls}), for Cluster Autoscaler and grpcurl");
-    println!("HTTP  http://{http}/metrics, /healthz, /readyz, /debug/decisions, /debug/offers");
+    println!(
+        "HTTP  http://{http}/metrics, /healthz, /readyz, /debug/decisions, /debug/offers, /debug/interruption"
+    );
     println!("VPSie is simulated; records are in {}", data_file.display());
     println!();
     for command in example_commands(settings.grpc.tls.is_some(), grpc, &pool) {

@@ -15,9 +15,6 @@ const NO_OPTIMIZATION: &str = "does not exist yet: machines are not replaced by 
                                new machines by price";
 const NO_REBALANCING: &str = "does not exist yet: running machines are not replaced; Cluster Autoscaler removes \
                               machines that are not needed";
-const SPOT_IN_NODE_GROUPS: &str = "has been replaced by spec.spotConfig.enabled of each NodeGroup";
-const GRACE_IN_NODE_GROUPS: &str =
-    "has been replaced by spec.spotConfig.interruptionGracePeriod of each NodeGroup";
 
 /// Flags of the controller.
 pub const CONTROLLER: &[LegacyFlag] = &[
@@ -126,8 +123,12 @@ pub const MANIFESTS: &[LegacyFlag] = &[
     flag("rebalancing", "true", Refused(NO_REBALANCING)),
     flag("rebalancing-interval", "24h", Refused(NO_REBALANCING)),
     flag("rebalancing-max-concurrent", "2", Refused(NO_REBALANCING)),
-    flag("spot-instances", "true", Refused(SPOT_IN_NODE_GROUPS)),
-    flag("spot-grace-period", "120s", Refused(GRACE_IN_NODE_GROUPS)),
+    flag("spot-instances", "true", Same("Is the default of `spotConfig.enabled` of NodeGroups")),
+    flag(
+        "spot-grace-period",
+        "120s",
+        Same("Is the default of `spotConfig.interruptionGracePeriod` of NodeGroups. Its maximum is `24h`"),
+    ),
 ];
 
 const fn flag(name: &'static str, default: &'static str, support: Support) -> LegacyFlag {

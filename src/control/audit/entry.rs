@@ -73,6 +73,8 @@ kinds! {
         the Node is drained before the deadline",
     NoticeWithdrawn "notice_withdrawn" "the notice was withdrawn; the machine stays",
     ReplacementRecorded "replacement_recorded" "the replacement of a machine with a notice is recorded",
+    ReplacementTakenOver "replacement_taken_over" "Cluster Autoscaler requested a machine of the pool while the \
+        replacement was on its way; the replacement is that machine, and the target size stays",
     SpotBreakerOpened "spot_breaker_opened" "the circuit breaker of the spot pool opened: VPSie refused, did not deliver or \
         interrupted machines of its class; the pool does not grow until the next attempt",
     SpotBreakerHalfOpen "spot_breaker_half_open" "the circuit breaker of the spot pool is half-open: all pools of its class \
@@ -225,6 +227,9 @@ fn changed(fleet: &Fleet, old: &Machine, new: &Machine, cause: Cause) -> Vec<Aud
         (None, Some(_)) => kinds.push(AuditAction::NoticeReceived),
         (Some(_), None) if new.counts() => kinds.push(AuditAction::NoticeWithdrawn),
         _ => {}
+    }
+    if cause == Cause::ClusterAutoscaler && old.replaces.is_some() && new.replaces.is_none() {
+        kinds.push(AuditAction::ReplacementTakenOver);
     }
     let same = old.phase.name() == new.phase.name();
     match (&old.phase, &new.phase) {

@@ -33,6 +33,7 @@ pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, 
         AuditAction::OrphanAdopted => Some((Normal, "OrphanAdopted", true)),
         AuditAction::WorkerAdopted => Some((Normal, "WorkerAdopted", true)),
         AuditAction::Recorded
+        | AuditAction::ReplacementTakenOver
         | AuditAction::SpotBreakerHalfOpen
         | AuditAction::Accepted
         | AuditAction::Unclear

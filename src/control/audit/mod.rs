@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Unit;
 
-use crate::fleet::{Cause, Change, Fleet, Phase, RecordKey, Refusal};
+use crate::fleet::{Cause, Change, Fleet, NoticeSource, Phase, RecordKey, Refusal};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::store::RefusedRecord;
 use crate::telemetry::Registry;
@@ -33,6 +33,7 @@ pub struct AuditLog {
     refused_records: Family<RecordKind, Counter>,
     interruptions: Family<PoolLabel, Counter>,
     breaker_transitions: Family<BreakerTransition, Counter>,
+    notices: Family<SourceLabel, Counter>,
     events: Events,
 }
 
@@ -44,6 +45,7 @@ impl Default for AuditLog {
             refused_records: Family::default(),
             interruptions: Family::default(),
             breaker_transitions: Family::default(),
+            notices: Family::default(),
             events: Events::default(),
         }
     }
@@ -69,6 +71,11 @@ struct BreakerTransition {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: &'static str,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RecordKind {
     record: &'static str,
 }
@@ -79,6 +86,8 @@ pub(super) struct ChangeReport {
     transition: Option<Transition>,
     /// Seconds from the record of a machine until it is Running, if that is the change.
     startup: Option<f64>,
+    /// Sources that report the interruption of the machine since this change.
+    notices: Vec<NoticeSource>,
 }
 
 impl AuditLog {
@@ -88,8 +97,8 @@ impl AuditLog {
     }
 
     /// Registers `machine_transitions_total{pool,from,to,reason}`, `machine_startup_duration_seconds`,
-    /// `refused_records_total{record}`, `spot_interruptions_total{pool}` and
-    /// `spot_breaker_transitions_total{pool,to}`.
+    /// `refused_records_total{record}`, `spot_interruptions_total{pool}`, `spot_breaker_transitions_total{pool,to}` and
+    /// `interruption_notices_total{source}`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Phase changes of machines; reason is the reason of a failure";
         registry.register("machine_transitions", help, None, &self.transitions);
@@ -103,6 +112,8 @@ impl AuditLog {
         let help = "State changes of the circuit breakers of spot pools, by new state: open (fallback to on demand), \
             half_open, closed (return to spot)";
         registry.register("spot_breaker_transitions", help, None, &self.breaker_transitions);
+        let help = "Interruption notices received, by source: node, vpsie (VPSie's listing), webhook";
+        registry.register("interruption_notices", help, None, &self.notices);
     }
 
     /// The report of a change with this cause. `fleet` is the fleet before the change.
@@ -111,6 +122,7 @@ impl AuditLog {
             entries: audit_entries(fleet, change, cause),
             transition: transition(fleet, change),
             startup: startup(fleet, change),
+            notices: new_notices(fleet, change),
         }
     }
 
@@ -135,6 +147,9 @@ impl AuditLog {
         }
         if let Some(seconds) = report.startup {
             self.startup.observe(seconds);
+        }
+        for source in report.notices {
+            self.notices.get_or_create(&SourceLabel { source: source.name() }).inc();
         }
         for entry in report.entries {
             write_line(&entry);
@@ -221,6 +236,14 @@ fn startup(fleet: &Fleet, change: &Change) -> Option<f64> {
         return None;
     };
     Some(since.duration_since(machine.created_at).as_secs_f64().max(0.0))
+}
+
+/// The sources of the machine's notice that its record lacks before the change.
+fn new_notices(fleet: &Fleet, change: &Change) -> Vec<NoticeSource> {
+    let Change::SaveMachine(machine) = change else { return Vec::new() };
+    let known = fleet.machine(&machine.id).and_then(|old| old.notice.as_ref());
+    let is_new = |source: &&NoticeSource| known.is_none_or(|notice| !notice.deadlines.contains_key(source));
+    machine.notice.iter().flat_map(|notice| notice.deadlines.keys()).filter(is_new).copied().collect()
 }
 
 /// Writes one line. Its fields are the schema in docs/operate/audit.md.

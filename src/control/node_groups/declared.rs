@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::watched::Watched;
 use crate::api::{AutoscalerConfig, NodeGroup};
 use crate::cost::CostLimit;
-use crate::fleet::{Declaration, DeletionPolicy, names};
+use crate::fleet::{Declaration, DeletionPolicy, SpotDefaults, names};
 use crate::validation::{CheckedNodeGroup, Problem, check_node_group};
 use crate::vpsie::{CommonField, ManagedConfig};
 
@@ -56,12 +56,14 @@ struct ConfigLimits {
 }
 
 impl Declarations {
-    /// Returns the next declarations. `recorded` is the cluster of existing machines, which cannot change.
+    /// Returns the next declarations. `recorded` is the cluster of existing machines, which cannot change. `spot` applies
+    /// to NodeGroups that set nothing.
     pub(super) fn next(
         &self,
         seen: &Watched<NodeGroup>,
         config: ObservedConfig<'_>,
         recorded: Option<&ManagedConfig>,
+        spot: SpotDefaults,
     ) -> Self {
         let mut objects: Vec<&NodeGroup> = seen.objects.values().filter(|object| is_ours(object)).collect();
         objects.sort_by_key(|object| {
@@ -72,7 +74,7 @@ impl Declarations {
         let mut checked = Vec::new();
         for object in objects {
             let name = object.metadata.name.clone().unwrap_or_default();
-            match check_node_group(object) {
+            match check_node_group(object, spot) {
                 Ok(group) => checked.push((name, group)),
                 Err(problems) => {
                     if let Some(last) = self.groups.get(&name) {
@@ -204,6 +206,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::catalog::CapacityType;
 
     fn object(name: &str, more: &Value) -> NodeGroup {
         let mut spec = json!({
@@ -232,7 +235,7 @@ mod tests {
         recorded: Option<&ManagedConfig>,
     ) -> Declarations {
         let config = config.map_or(ObservedConfig::None, ObservedConfig::InForce);
-        declared.next(&seen(objects.iter().copied()), config, recorded)
+        declared.next(&seen(objects.iter().copied()), config, recorded, SpotDefaults::default())
     }
 
     fn max_of(declared: &Declarations, name: &str) -> u32 {
@@ -277,6 +280,27 @@ mod tests {
     }
 
     #[test]
+    fn spot_defaults_apply_to_node_groups_that_set_nothing() {
+        let hour = Duration::from_hours(1);
+        let spot = |enabled, config: &Value| {
+            let config = if config.is_null() { json!({}) } else { json!({ "spotConfig": config }) };
+            let defaults = SpotDefaults { enabled, grace_period: hour };
+            let group = object("a", &config);
+            let next = Declarations::default().next(&seen([&group]), ObservedConfig::None, None, defaults);
+            let group = next.groups["a"].group.clone();
+            let is_spot = |pool: &&crate::fleet::PoolId| pool.capacity_type == CapacityType::Spot;
+            assert_eq!(group.spot.is_some(), group.pools.iter().any(|pool| is_spot(&pool)));
+            group.spot.map(|spot| (spot.max_share.percent(), spot.grace_period))
+        };
+        assert_eq!(spot(false, &Value::Null), None);
+        assert_eq!(spot(true, &Value::Null), Some((80, hour)));
+        assert_eq!(spot(true, &json!({"maxSpotPercentage": 50})), Some((50, hour)));
+        assert_eq!(spot(true, &json!({"enabled": false})), None);
+        let own = json!({"enabled": true, "interruptionGracePeriod": "90s"});
+        assert_eq!(spot(false, &own), Some((80, Duration::from_secs(90))));
+    }
+
+    #[test]
     fn a_deleted_node_group_declares_its_deletion_policy() {
         let mut deleted = object("a", &json!({"deletionPolicy": "Drain"}));
         deleted.metadata.deletion_timestamp = deleted.metadata.creation_timestamp.clone();
@@ -317,7 +341,8 @@ mod tests {
 
     #[test]
     fn limits_that_are_not_known_allow_nothing() {
-        let declared = Declarations::default().next(&seen([]), ObservedConfig::Unknown("no reply"), None);
+        let unknown = ObservedConfig::Unknown("no reply");
+        let declared = Declarations::default().next(&seen([]), unknown, None, SpotDefaults::default());
         assert_eq!(declared.declaration().limits_unknown.as_deref(), Some("no reply"));
         let negative: AutoscalerConfig = serde_json::from_value(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": {"name": "default"},

@@ -1,6 +1,8 @@
 //! The loop over NodeGroups and the AutoscalerConfig: it puts changes in force and writes statuses.
 
+mod condition_fact;
 mod declared;
+mod spot_status;
 mod status;
 mod watched;
 
@@ -23,7 +25,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
 use crate::clock::Clock;
-use crate::fleet::{Cause, Machine, Phase, RequestOutcome};
+use crate::fleet::{Cause, Fleet, Machine, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
 use crate::vpsie::ManagedConfig;
 use declared::{Declarations, ObservedConfig};
@@ -148,7 +150,8 @@ impl NodeGroups {
     async fn declare(&mut self) -> Result<(), CommandError> {
         let machines = self.handle.read(|fleet| fleet.machines().next().is_some());
         let recorded = self.declared.served.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
-        let next = self.declared.next(&self.seen, self.observed_config(), recorded);
+        let spot = self.handle.read(Fleet::spot_defaults);
+        let next = self.declared.next(&self.seen, self.observed_config(), recorded, spot);
         for (name, invalid) in &next.invalid {
             if self.declared.invalid.get(name) != Some(invalid) {
                 tracing::warn!(

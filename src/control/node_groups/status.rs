@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::condition_fact::ConditionFact;
 use super::declared::InvalidGroup;
+use super::spot_status::{spot_available, spot_status};
 use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
 use crate::catalog::CapacityType;
 use crate::cost::UsdPerHour;
@@ -50,6 +52,7 @@ pub(super) fn status(
         last_scale_up_time,
         last_scale_down_time,
         cost: Some(cost(fleet, &pools)),
+        spot: spot_status(fleet, name, &pools),
         observed_generation: object.metadata.generation,
     }
 }
@@ -119,34 +122,6 @@ fn node_row(machine: &Machine, ready: &dyn Fn(&MachineId) -> bool) -> Option<Nod
     })
 }
 
-/// A condition without its transition time.
-struct ConditionFact {
-    kind: &'static str,
-    holds: bool,
-    reason: &'static str,
-    message: String,
-}
-
-impl ConditionFact {
-    fn new(kind: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, holds, reason, message: message.into() }
-    }
-
-    fn condition(self, old: &[Condition], now: Timestamp) -> Condition {
-        let status = if self.holds { "True" } else { "False" };
-        let same = old.iter().find(|old| old.type_ == self.kind && old.status == status);
-        let since = same.and_then(|old| old.last_transition_time.clone()).unwrap_or(Time(now));
-        Condition {
-            type_: self.kind.to_owned(),
-            status: status.to_owned(),
-            last_transition_time: Some(since),
-            last_update_time: None,
-            reason: self.reason.to_owned(),
-            message: self.message,
-        }
-    }
-}
-
 struct Conditions<'a> {
     object: &'a NodeGroup,
     fleet: &'a Fleet,
@@ -157,10 +132,16 @@ struct Conditions<'a> {
 }
 
 impl Conditions<'_> {
+    fn name(&self) -> &str {
+        self.object.metadata.name.as_deref().unwrap_or_default()
+    }
+
     fn all(&self) -> Vec<ConditionFact> {
         let mut facts = vec![self.ready(), self.scaling(), self.error(), self.at_min(), self.at_max()];
         facts.extend([self.growth_halted(), self.unexpected_nodes()]);
-        facts.extend(self.spot_available());
+        if self.object.metadata.deletion_timestamp.is_none() {
+            facts.extend(spot_available(self.fleet, self.name(), self.pools));
+        }
         facts.extend(self.deleting());
         facts
     }
@@ -261,40 +242,8 @@ impl Conditions<'_> {
         ConditionFact::new("GrowthHalted", false, "None", "")
     }
 
-    /// Whether spot pools can grow. None without `spotConfig.enabled`.
-    fn spot_available(&self) -> Option<ConditionFact> {
-        let fact =
-            |holds, reason, message: String| ConditionFact::new("SpotAvailable", holds, reason, message);
-        let is_deleted = self.object.metadata.deletion_timestamp.is_some();
-        let config = self.object.spec.spot_config.as_ref().filter(|spot| spot.enabled && !is_deleted)?;
-        let is_spot = |pool: &&&Pool| pool.growable && pool.id.capacity_type == CapacityType::Spot;
-        let pools: Vec<&Pool> = self.pools.iter().filter(is_spot).copied().collect();
-        if pools.is_empty() {
-            let message = "no spot offer is known for the offers of the NodeGroup, so new machines are on demand; if \
-                           VPSie sells spot machines to you, add a price with capacityType: spot to --price-file";
-            return Some(fact(false, "NoSpotOffer", message.to_owned()));
-        }
-        let block = |pool: &&Pool| Some(format!("{}: {}", pool.id.offer, self.fleet.spot_block(pool)?));
-        let blocked: Vec<String> = pools.iter().filter_map(block).collect();
-        let closed = blocked.join("; ");
-        Some(match blocked.len() {
-            0 => {
-                let offers: Vec<&str> = pools.iter().map(|pool| pool.id.offer.as_str()).collect();
-                fact(true, "SpotOffers", format!("spot offers: {}", offers.join(", ")))
-            }
-            some if some < pools.len() => fact(true, "SomeSpotPoolsBlocked", closed),
-            _ if config.fallback_to_on_demand => {
-                fact(false, "OnDemandFallback", format!("new machines are on demand. {closed}"))
-            }
-            _ => {
-                let advice = "pods wait for spot machines, because fallbackToOnDemand is false";
-                fact(false, "PodsWaitForSpot", format!("{advice}. {closed}"))
-            }
-        })
-    }
-
     fn unexpected_nodes(&self) -> ConditionFact {
-        let name = self.object.metadata.name.as_deref().unwrap_or_default();
+        let name = self.name();
         let awaited = |unmanaged: &&UnmanagedNode| {
             unmanaged.awaited_by.as_ref().is_some_and(|pool| pool.node_group.as_str() == name)
         };
@@ -338,7 +287,7 @@ mod tests {
     use crate::catalog::{Catalog, Offer, Resources, SizeId};
     use crate::fleet::{
         Change, Declaration, DeletionReason, Failure, FailureReason, Hostname, Records, RequestOutcome,
-        Reserved, UnmanagedKind, Vm, VmRequest,
+        Reserved, SpotDefaults, UnmanagedKind, Vm, VmRequest,
     };
     use crate::validation::check_node_group;
 
@@ -392,7 +341,7 @@ mod tests {
             monthly: Some(20.into()),
             hourly: None,
         };
-        let groups = vec![check_node_group(object).unwrap().group];
+        let groups = vec![check_node_group(object, SpotDefaults::default()).unwrap().group];
         let records = Records {
             machines,
             catalog: Some(Arc::new(Catalog { offers: vec![offer] })),

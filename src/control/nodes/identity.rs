@@ -209,7 +209,9 @@ fn machine_action(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     }
     // Until the VM's UUID is known, the Node has no providerID, and Cluster Autoscaler does not count it.
     let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return NodeAction::None };
-    if matches!(machine.phase, Phase::Creating { .. }) {
+    // Cluster Autoscaler can take over a replacement until its Node takes pods.
+    let is_awaited = machine.replaces.is_some() && !is_ready(node);
+    if matches!(machine.phase, Phase::Creating { .. }) && !is_awaited {
         return NodeAction::Register(vm.hostname.clone());
     }
     NodeAction::None

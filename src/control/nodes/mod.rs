@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -33,7 +33,6 @@ use history::History;
 use identity::{NodeAction, Owner, facts, node_action, owner_of, unmatched};
 use samples::StableNodes;
 
-pub use notices::NodeNotice;
 pub use view::{NodeFacts, NodesView};
 
 /// Minimum interval of checks after changes of the fleet.
@@ -42,6 +41,8 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_INTERVAL: Duration = Duration::from_secs(15);
 /// Time after which a new Node that matches no machine is reported: until then, its VM may not be listed yet.
 const UNMATCHED_AFTER: Duration = Duration::from_mins(1);
+/// Maximum of concurrent patches.
+const MAX_PATCHES: usize = 8;
 /// Maximum of machines on which such a Node is reported.
 const MAX_UNMATCHED_REPORTS: usize = 5;
 /// Prefix of the UID of an unmatched Node in `reported`.
@@ -211,10 +212,36 @@ impl Nodes {
         let deleting = self
             .handle
             .read(|fleet| fleet.machines().filter(is_deleting).map(|machine| machine.id.clone()).collect());
-        for name in self.seen.keys().cloned().collect::<Vec<_>>() {
-            self.reconcile(&name).await;
+        let names: Vec<String> = self.seen.keys().cloned().collect();
+        let failed = self.patch_all(&names).await;
+        for name in names.iter().filter(|name| !failed.contains(*name)) {
+            self.reconcile(name).await;
         }
         self.view.set_compared(deleting);
+    }
+
+    /// Patches all Nodes that need it, [`MAX_PATCHES`] at a time, so that one slow reply does not delay other cordons.
+    /// Returns the Nodes whose patch failed.
+    async fn patch_all(&mut self, names: &[String]) -> BTreeSet<String> {
+        let mut patches = Vec::new();
+        for name in names {
+            if let Some(NodeAction::Patch(patch)) = self.assess(name) {
+                patches.push((name.clone(), patch));
+            }
+        }
+        let api = self.api.clone();
+        let send = |(name, patch): (String, serde_json::Value)| {
+            let api = api.clone();
+            async move { (send_patch(&api, &name, patch).await, name) }
+        };
+        let mut replies = std::pin::pin!(stream::iter(patches).map(send).buffer_unordered(MAX_PATCHES));
+        let mut failed = BTreeSet::new();
+        while let Some((reply, name)) = replies.next().await {
+            if !self.note_patch(&name, reply) {
+                failed.insert(name);
+            }
+        }
+        failed
     }
 
     async fn reconcile(&mut self, name: &str) {
@@ -385,7 +412,13 @@ impl Nodes {
 
     /// Patches a Node. Returns whether it was patched; then `seen` has the reply.
     async fn patch_node(&mut self, name: &str, patch: serde_json::Value) -> bool {
-        match self.api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        let reply = send_patch(&self.api, name, patch).await;
+        self.note_patch(name, reply)
+    }
+
+    /// Records the reply to a patch. Returns whether the Node was patched.
+    fn note_patch(&mut self, name: &str, reply: kube::Result<Node>) -> bool {
+        match reply {
             Ok(node) => {
                 let spec = node.spec.as_ref();
                 tracing::info!(
@@ -433,6 +466,10 @@ impl Nodes {
             Err(error) => tracing::warn!(node = name, %error, "cannot delete the Node object; retrying"),
         }
     }
+}
+
+async fn send_patch(api: &Api<Node>, name: &str, patch: serde_json::Value) -> kube::Result<Node> {
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await
 }
 
 /// The effect of an event of the watch.

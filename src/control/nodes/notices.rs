@@ -1,9 +1,8 @@
 //! Notices of interruptions on Nodes. Pure.
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 
-use crate::fleet::names;
+use crate::fleet::{ReportedInterruption, names};
 
 /// Taints by which termination handlers announce the interruption of a Node: one with the key of the annotation, and
 /// those of aws-node-termination-handler and GKE.
@@ -17,22 +16,15 @@ const TAINTS: [&str; 3] = [
 const CONDITIONS: [(&str, &[&str]); 2] =
     [("InterruptionScheduled", &[]), ("VMEventScheduled", &["PreemptScheduled", "TerminateScheduled"])];
 
-/// A notice on a Node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeNotice {
-    /// Time at which the VM ends, if the Node shows it.
-    pub deadline: Option<Timestamp>,
-}
-
 /// The notice of a Node: its annotation, or the taint or condition of a termination handler. An annotation with the
 /// value `none` overrides the others.
-pub(super) fn read_notice(node: &Node) -> Option<NodeNotice> {
+pub(super) fn read_notice(node: &Node) -> Option<ReportedInterruption> {
     let annotation = node.metadata.annotations.as_ref().and_then(|all| all.get(names::INTERRUPTION));
     match annotation.map(|value| value.trim()) {
         Some("none") => None,
         // A value that is no time announces an interruption, too.
-        Some(value) => Some(NodeNotice { deadline: value.parse().ok() }),
-        None => (has_taint(node) || has_condition(node)).then_some(NodeNotice { deadline: None }),
+        Some(value) => Some(ReportedInterruption { deadline: value.parse().ok() }),
+        None => (has_taint(node) || has_condition(node)).then_some(ReportedInterruption { deadline: None }),
     }
 }
 
@@ -69,8 +61,9 @@ mod tests {
         let tainted =
             |key: &str| json!({"spec": {"taints": [{"key": key, "effect": "NoSchedule"}]}, "metadata": {}});
         let condition = |kind: &str, status: &str, reason: &str| json!({"metadata": {}, "status": {"conditions": [{"type": kind, "status": status, "reason": reason}]}});
-        let notice =
-            |deadline: Option<&str>| Some(NodeNotice { deadline: deadline.map(|at| at.parse().unwrap()) });
+        let notice = |deadline: Option<&str>| {
+            Some(ReportedInterruption { deadline: deadline.map(|at| at.parse().unwrap()) })
+        };
         for (value, want) in [
             (annotated(at), notice(Some(at))),
             (annotated(""), notice(None)),

@@ -173,19 +173,15 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
         patch["spec"]["providerID"] = json!(id);
     }
     // Only once, so that a taint that a user removes stays removed.
-    if let Some(group) = group.filter(|group| first && !group.taints.is_empty()) {
-        let mut all: Vec<Value> = taints(node)
-            .filter(|old| {
-                !group.taints.iter().any(|t| t.key == old.key && t.effect.to_string() == old.effect)
-            })
-            .map(|old| json!(old))
-            .collect();
-        all.extend(
-            group
-                .taints
-                .iter()
-                .map(|t| json!({ "key": t.key, "value": t.value, "effect": t.effect.to_string() })),
-        );
+    let declared = group.map(|group| group.node_taints(pool.id.capacity_type)).unwrap_or_default();
+    if first && !declared.is_empty() {
+        let is_declared =
+            |old: &&Taint| declared.iter().any(|t| t.key == old.key && t.effect.to_string() == old.effect);
+        let kept = taints(node).filter(|old| !is_declared(old)).map(|old| json!(old));
+        let added = declared
+            .iter()
+            .map(|t| json!({ "key": t.key, "value": t.value, "effect": t.effect.to_string() }));
+        let all: Vec<Value> = kept.chain(added).collect();
         patch["spec"]["taints"] = json!(all);
         // The patch replaces the whole list: concurrent changes by others must not be lost.
         patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);

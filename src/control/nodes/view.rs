@@ -5,8 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
-use super::notices::NodeNotice;
-use crate::fleet::{Hostname, ListedNode, MachineId};
+use crate::fleet::{Hostname, ListedNode, MachineId, ReportedInterruption};
 
 /// The part of a Node that other loops need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub struct NodeFacts {
     /// Whether it is annotated as added by hand.
     pub added_by_hand: bool,
     /// The notice of the interruption of its VM.
-    pub notice: Option<NodeNotice>,
+    pub notice: Option<ReportedInterruption>,
 }
 
 /// The last known Nodes. [`Nodes`](super::Nodes) updates it. Cheap to clone and to read.
@@ -257,6 +256,7 @@ mod tests {
             capacity_type: Some(CapacityType::OnDemand),
             state: VmState::Running,
             created_at: None,
+            interruption: None,
         };
         assert!(!view.identifies(&listed), "it has no Node");
         for (ready, provider_id, want) in [

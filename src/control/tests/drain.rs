@@ -14,6 +14,7 @@ pub(super) struct Cluster {
     store: MemoryStore,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) handle: FleetHandle,
+    pub(super) nodes: NodesView,
     tasks: JoinSet<()>,
 }
 
@@ -27,7 +28,8 @@ impl Cluster {
         let now = Arc::clone(&clock);
         let kube = FakeKube::new(move || now.now());
         let handle = FleetHandle::fixed(crate::fleet::Fleet::default());
-        let mut cluster = Self { kube, store, clock, handle, tasks: JoinSet::new() };
+        let nodes = NodesView::default();
+        let mut cluster = Self { kube, store, clock, handle, nodes, tasks: JoinSet::new() };
         (1..=count).for_each(|n| cluster.node(n));
         cluster.start().await;
         cluster
@@ -55,8 +57,9 @@ impl Cluster {
             .with_clock(Arc::clone(&self.clock));
         let metrics = InterruptionMetrics::default();
         let interruptions =
-            Interruptions::new(handle.clone(), client, view, Arc::clone(&self.clock), metrics);
+            Interruptions::new(handle.clone(), client, view.clone(), Arc::clone(&self.clock), metrics);
         self.handle = handle;
+        self.nodes = view;
         self.tasks.spawn(writer.run());
         self.tasks.spawn(publisher.run(CancellationToken::new()));
         self.tasks.spawn(nodes.run(CancellationToken::new()));

@@ -11,7 +11,7 @@ const NOTICE: Duration = Duration::from_mins(3);
 
 impl Cluster {
     /// Sets the annotation of the Node, or removes it.
-    fn annotate(&self, n: u32, value: &Value) {
+    pub(super) fn annotate(&self, n: u32, value: &Value) {
         let patch = json!({"metadata": {"annotations": {names::INTERRUPTION: value}}});
         self.kube.patch("nodes", "", &format!("slave-{n}"), patch).unwrap();
     }
@@ -25,7 +25,7 @@ impl Cluster {
         self.handle.read(|fleet| fleet.replacements_of(&id(n)).map(|machine| machine.id.clone()).collect())
     }
 
-    fn has_notice(&self, n: u32) -> bool {
+    pub(super) fn has_notice(&self, n: u32) -> bool {
         self.handle.read(|fleet| fleet.machine(&id(n)).is_some_and(|machine| machine.notice.is_some()))
     }
 
@@ -49,7 +49,7 @@ impl Cluster {
         self.node(n);
     }
 
-    fn node_object(&self, n: u32) -> Value {
+    pub(super) fn node_object(&self, n: u32) -> Value {
         self.kube.get("nodes", "", &format!("slave-{n}")).unwrap()
     }
 

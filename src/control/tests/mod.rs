@@ -9,10 +9,12 @@ mod frugality;
 mod guard;
 mod identity;
 mod interruptions;
+mod notice_webhook;
 mod objects;
 mod outcomes;
 mod refused;
 mod sizes;
+mod storms;
 mod unread;
 
 use std::collections::BTreeMap;
@@ -186,6 +188,7 @@ fn node(n: u32, size: SizeId) -> ListedNode {
         role: NodeRole::Worker,
         state: VmState::Running,
         created_at: None,
+        interruption: None,
     }
 }
 

@@ -109,6 +109,7 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
         state: VmState::Running,
         addresses: Vec::new(),
         created_at: None,
+        interruption: None,
     }
 }
 
@@ -420,4 +421,49 @@ async fn retries_an_undo_that_the_store_refuses() {
         pass(11).await;
         assert_eq!(store.memory.records(), before, "the undo is written at last");
     }
+}
+
+/// A fleet with a replacement of a machine that is gone.
+fn replacement() -> (MemoryStore, Machine) {
+    let Change::SaveMachine(machine) = saved_machine(1, Phase::Pending) else { unreachable!() };
+    let replacement = Machine { replaces: Some("web-0000000f".into()), ..machine };
+    let store = MemoryStore::new();
+    store.write(&[catalog(), Change::SaveMachine(replacement.clone())]);
+    (store, replacement)
+}
+
+#[tokio::test]
+async fn undoes_a_take_over_whose_caller_is_gone() {
+    let (store, _) = replacement();
+    let before = store.records();
+    let clock = Arc::new(Hands(std::sync::Mutex::new(jiff::Timestamp::UNIX_EPOCH)));
+    let config = FleetConfig { declaration: declaration(6), settings: FleetSettings::default() };
+    let (mut writer, handle) =
+        FleetWriter::load(Arc::new(store.clone()), clock, config, 1, AuditLog::default()).await.unwrap();
+    let (reply, receiver) = oneshot::channel();
+    let decide = move |fleet: &mut Fleet, now: jiff::Timestamp, names: Names<'_>| {
+        drop(receiver);
+        fleet.increase(POOLS[0], 2, now, names)
+    };
+    writer.decide(vec![WriteJob { decide: Box::new(decide), ..command(Vec::new(), reply) }]).await;
+    assert_eq!(store.records(), before);
+    let available = |fleet: &Fleet| fleet.available_replacements(fleet.pool(POOLS[0]).unwrap());
+    assert_eq!(handle.read(available), 1, "it can be taken over again");
+}
+
+#[test]
+fn an_undo_of_a_take_over_keeps_the_progress_of_the_machine() {
+    let (store, replacement) = replacement();
+    let taken_over = Machine { replaces: None, ..replacement.clone() };
+    let command = FailedCommand::new(Some(replacement.clone()), taken_over.clone());
+    let since = jiff::Timestamp::UNIX_EPOCH;
+    let creating = Machine { phase: Phase::Creating { vm: None, since }, ..taken_over };
+    let mut fleet = Fleet::restore(declaration(6), store.records(), FleetSettings::default());
+    assert_eq!(undo::undo_all([command.clone()].iter(), &fleet), [], "it is not recorded");
+    fleet.apply(&Change::SaveMachine(creating.clone()));
+    let undone = Machine { replaces: replacement.replaces, ..creating.clone() };
+    assert_eq!(undo::undo_all([command.clone()].iter(), &fleet), [Change::SaveMachine(undone)]);
+    let failure = Failure { reason: FailureReason::Stockout, message: String::new() };
+    fleet.apply(&Change::SaveMachine(Machine { phase: Phase::Failed { failure, at: since }, ..creating }));
+    assert_eq!(undo::undo_all([command].iter(), &fleet), [], "Cluster Autoscaler deletes it");
 }

@@ -47,6 +47,13 @@ impl FailedCommands {
         self.commands.extend(commands);
     }
 
+    /// Forgets earlier commands about these machines, because a later command about them was acknowledged.
+    pub(super) fn forget<'a>(&mut self, machines: impl Iterator<Item = &'a MachineId>) {
+        for machine in machines {
+            self.commands.retain(|command| command.after.id != *machine);
+        }
+    }
+
     /// Remembers the commands whose undo the store refused, until it is written or the record changes
     /// otherwise.
     pub(super) fn remember_refused(&mut self, commands: Vec<FailedCommand>, refused: &BTreeSet<RecordKey>) {
@@ -107,16 +114,27 @@ impl FailedCommand {
         self.failed_at.elapsed() >= LATE_WRITE_LIMIT
     }
 
-    /// Whether it can be undone. Not if the machine has changed since, especially if it was requested from
-    /// VPSie.
-    fn can_undo(&self, recorded: &Machine) -> bool {
+    /// The machine without the command; None to remove it. Err if it cannot be undone, because the machine has changed
+    /// since, especially if it was requested from VPSie.
+    fn undone(&self, recorded: &Machine) -> Result<Option<Machine>, Changed> {
         let same = recorded.phase == self.after.phase && recorded.requests == self.after.requests;
-        same && self
-            .before
-            .as_ref()
-            .map_or_else(|| is_unrequested(recorded), |before| before.phase != recorded.phase)
+        match &self.before {
+            None if same && is_unrequested(recorded) => Ok(None),
+            Some(before) if same && before.phase != recorded.phase => Ok(Some(before.clone())),
+            // A taken-over replacement; its creation may have progressed.
+            Some(before) if before.replaces != self.after.replaces => {
+                let is_live = recorded.counts() && !matches!(recorded.phase, Phase::Failed { .. });
+                let is_taken_over = is_live && recorded.replaces == self.after.replaces;
+                let undone = Machine { replaces: before.replaces.clone(), ..recorded.clone() };
+                is_taken_over.then_some(Some(undone)).ok_or(Changed)
+            }
+            _ => Err(Changed),
+        }
     }
 }
+
+/// The machine has changed since the command.
+struct Changed;
 
 /// The changes that undo commands, which are in the order of their execution. A machine that a command
 /// removed is not restored, because it was never requested.
@@ -124,17 +142,17 @@ pub(super) fn undo_all<'a>(
     commands: impl DoubleEndedIterator<Item = &'a FailedCommand>,
     fleet: &Fleet,
 ) -> Vec<Change> {
-    let mut restored: BTreeMap<&MachineId, Option<&Machine>> = BTreeMap::new();
+    let mut restored: BTreeMap<&MachineId, Option<Machine>> = BTreeMap::new();
     for command in commands.rev() {
         let id = &command.after.id;
-        let present = restored.get(id).copied().unwrap_or_else(|| fleet.machine(id));
-        if present.is_some_and(|machine| command.can_undo(machine)) {
-            restored.insert(id, command.before.as_ref());
+        let present = restored.get(id).map_or_else(|| fleet.machine(id), Option::as_ref);
+        if let Some(Ok(undone)) = present.map(|machine| command.undone(machine)) {
+            restored.insert(id, undone);
         }
     }
-    let change = |(id, machine): (&MachineId, Option<&Machine>)| match machine {
+    let change = |(id, machine): (&MachineId, Option<Machine>)| match machine {
         None => Change::DropMachine(id.clone()),
-        Some(machine) => Change::SaveMachine(machine.clone()),
+        Some(machine) => Change::SaveMachine(machine),
     };
     restored.into_iter().map(change).collect()
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cost::InterruptionRate;
+use crate::fleet::taint::TaintEffect;
 
 /// The limits that a NodeGroup sets for spot and on-demand machines.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,6 +16,23 @@ pub struct SpotPolicy {
     pub grace_period: Duration,
     /// Spot pools of a class do not grow while its interruption rate is above this with a certainty of 95 percent. None: no limit.
     pub allowed_interruption_rate: Option<InterruptionRate>,
+    /// Effect of the capacity-type taint of spot Nodes. None: they have no such taint.
+    pub taint: Option<TaintEffect>,
+}
+
+/// Spot settings of NodeGroups that do not set their own (`--spot-instances`, `--spot-grace-period`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpotDefaults {
+    /// Whether a NodeGroup has spot pools.
+    pub enabled: bool,
+    /// Assumed time from a notice to the interruption, if the notice has no deadline.
+    pub grace_period: Duration,
+}
+
+impl Default for SpotDefaults {
+    fn default() -> Self {
+        Self { enabled: false, grace_period: Duration::from_mins(2) }
+    }
 }
 
 /// Maximum share of spot machines, percent. The number of spot machines is rounded down.

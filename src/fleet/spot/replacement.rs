@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::counts::CapacityCounts;
-use super::notice::{MAX_NOTICE, Notice};
+use super::notice::Notice;
 use crate::catalog::{CapacityType, MachineClass, Resources};
 use crate::cost::UsdPerHour;
 use crate::fleet::age::{TOLERANCE, age};
@@ -16,12 +16,15 @@ use crate::fleet::ids::MachineId;
 use crate::fleet::machine::{DeletionReason, Machine, Phase};
 use crate::fleet::record::Change;
 use crate::fleet::state::{Fleet, Pool};
+use crate::fleet::taint::TaintEffect;
 
 /// Maximum number of failed replacements for one notice.
 const MAX_FAILED_REPLACEMENTS: usize = 4;
 /// Number of replacements that do not run yet from which another pool is preferred: Cluster Autoscaler stops growing a
 /// pool with more than three unready nodes, if they are more than 45 percent.
 const MANY_COMING: usize = 3;
+/// Maximum ratio of the price of that pool to the price of the cheapest one.
+const MANY_COMING_MARKUP: f64 = 1.25;
 /// Time for which a replacement whose notice was withdrawn replaces the same machine after a new notice.
 const REUSED_FOR: Duration = Duration::from_mins(15);
 
@@ -39,46 +42,6 @@ pub enum ReplacementState {
 }
 
 impl Fleet {
-    /// Records that VPSie will interrupt the VM of the machine at `deadline`, at most [`MAX_NOTICE`] from now. An existing
-    /// notice keeps `received_at` and gets the new deadline. Ignored for a machine without a VM.
-    pub fn record_notice(&mut self, id: &MachineId, deadline: Timestamp, now: Timestamp) -> Vec<Change> {
-        let mut changes = Vec::new();
-        let deadline = deadline.clamp(now - TOLERANCE, now + MAX_NOTICE);
-        let Some(old) = self.machines.get(id).filter(|m| m.vm().is_some()) else { return changes };
-        let mut machine = old.clone();
-        match &mut machine.notice {
-            Some(notice) => notice.deadline = deadline,
-            notice @ None => {
-                *notice = Some(Notice { received_at: now, deadline, failed_pools: Vec::new() });
-            }
-        }
-        if machine != *old {
-            let is_new = old.notice.is_none() && old.counts();
-            self.push_change(&mut changes, Change::SaveMachine(machine.clone()));
-            if is_new {
-                self.record_interruption(&mut changes, &machine, now);
-            }
-        }
-        changes
-    }
-
-    /// Removes the notice of a machine. A replacement that was not requested yet is removed; another one stays, and
-    /// replaces the machine if a new notice comes soon.
-    pub fn withdraw_notice(&mut self, id: &MachineId) -> Vec<Change> {
-        let mut changes = Vec::new();
-        let Some(machine) = self.machines.get(id).filter(|m| m.notice.is_some()).cloned() else {
-            return changes;
-        };
-        let is_unrequested = |m: &&Machine| m.phase == Phase::Pending && m.requests.is_empty();
-        let unrequested: Vec<_> =
-            self.replacements_of(id).filter(is_unrequested).map(|m| m.id.clone()).collect();
-        for replacement in unrequested {
-            self.push_change(&mut changes, Change::DropMachine(replacement));
-        }
-        self.push_change(&mut changes, Change::SaveMachine(Machine { notice: None, ..machine }));
-        changes
-    }
-
     /// Adds a replacement for a machine with a notice, of the cheapest pool of its NodeGroup that has room for
     /// `needed`, or else of the one with the most memory. Nothing if there is a live one, or no pool can grow.
     pub fn replace_machine(
@@ -143,7 +106,7 @@ impl Fleet {
     pub fn machines_with_notice(&self) -> Vec<&Machine> {
         let has_notice = |m: &&Machine| m.notice.is_some() && m.counts() && m.vm().is_some();
         let mut noticed: Vec<&Machine> = self.machines.values().filter(has_notice).collect();
-        noticed.sort_by_key(|m| (m.notice.as_ref().map(|notice| notice.deadline), &m.id));
+        noticed.sort_by_key(|m| (m.notice.as_ref().map(Notice::deadline), &m.id));
         noticed
     }
 
@@ -161,18 +124,19 @@ impl Fleet {
         replaced.is_some_and(|replaced| replaced.notice.is_some() || !replaced.counts())
     }
 
-    /// Deletes machines two minutes after their deadline. Replacements forget machines that are gone, and those whose
-    /// notice was withdrawn a while ago.
+    /// Deletes machines two minutes after their deadline. Clears `replaces` of a running replacement whose
+    /// machine is gone, and of any replacement after [`REUSED_FOR`], unless its machine still needs it.
     pub(in crate::fleet) fn expire_notices(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
         let concerned = |m: &&Machine| m.notice.is_some() || m.replaces.is_some();
         for machine in self.machines.values().filter(concerned).cloned().collect::<Vec<_>>() {
             let is_over =
-                machine.notice.as_ref().is_some_and(|notice| age(notice.deadline, now) >= TOLERANCE);
+                machine.notice.as_ref().is_some_and(|notice| age(notice.deadline(), now) >= TOLERANCE);
             if machine.counts() && is_over {
                 changes.extend(self.retire_interrupted(&machine.id, now));
             } else if let Some(replaced) = &machine.replaces
                 && !self.is_needed_replacement(&machine)
-                && (!self.machines.contains_key(replaced) || age(machine.created_at, now) >= REUSED_FOR)
+                && (age(machine.created_at, now) >= REUSED_FOR
+                    || !self.machines.contains_key(replaced) && !machine.is_coming_replacement())
             {
                 self.push_change(changes, Change::SaveMachine(Machine { replaces: None, ..machine }));
             }
@@ -180,7 +144,8 @@ impl Fleet {
     }
 
     /// The pool for the replacement. Pools whose replacement failed are excluded, and the class of an interrupted spot
-    /// machine; pools of other interrupted classes, and with many replacements that do not run yet, come last.
+    /// machine; pools of other interrupted classes come last. A pool with many replacements that do not run yet counts as
+    /// [`MANY_COMING_MARKUP`] times as expensive.
     fn replacement_pool(&self, machine: &Machine, needed: Resources, now: Timestamp) -> Option<&Pool> {
         let failed = machine.notice.as_ref().map_or(&[][..], |notice| &notice.failed_pools);
         let noticed = self.machines_with_notice();
@@ -197,17 +162,17 @@ impl Fleet {
             .filter(|pool| !failed.contains(&pool.id) && Some(class(pool)) != own)
             .filter(|pool| self.can_add_replacement(group, pool, machine, &leaving, now))
             .collect();
-        let price = |pool: &Pool| self.expected_price(pool).map_or(f64::INFINITY, UsdPerHour::to_f64);
-        let rank = |pool: &Pool| {
+        let price = |pool: &Pool| {
             let coming = pool.members.iter().filter_map(|id| self.machines.get(id));
             let coming = coming.filter(|m| m.replaces.is_some() && !matches!(m.phase, Phase::Running { .. }));
-            (interrupted.contains(&class(pool)), coming.count() >= MANY_COMING)
+            let markup = if coming.count() >= MANY_COMING { MANY_COMING_MARKUP } else { 1.0 };
+            self.expected_price(pool).map_or(f64::INFINITY, UsdPerHour::to_f64) * markup
         };
         let fits = |pool: &&&Pool| pool.template.allocatable.can_hold(needed);
-        let cheapest = usable
-            .iter()
-            .filter(fits)
-            .min_by(|a, b| rank(a).cmp(&rank(b)).then(price(a).total_cmp(&price(b))));
+        let cheapest = usable.iter().filter(fits).min_by(|a, b| {
+            let is_interrupted = |pool: &Pool| interrupted.contains(&class(pool));
+            is_interrupted(a).cmp(&is_interrupted(b)).then_with(|| price(a).total_cmp(&price(b)))
+        });
         let largest = || usable.iter().max_by_key(|pool| pool.template.allocatable.memory_mib);
         cheapest.or_else(largest).copied()
     }
@@ -231,7 +196,12 @@ impl Fleet {
             (Some(policy), CapacityType::Spot) => {
                 let spot = spot.saturating_sub(leaving.of_group.spot);
                 let on_demand = on_demand.saturating_sub(leaving.of_group.on_demand);
-                self.spot_block(pool).is_none() && policy.max_share.headroom(spot, on_demand) > 0
+                // Pods of an on-demand Node need not tolerate the taint.
+                let is_repelled = policy.taint == Some(TaintEffect::NoSchedule)
+                    && machine.pool.capacity_type == CapacityType::OnDemand;
+                !is_repelled
+                    && self.spot_block(pool).is_none()
+                    && policy.max_share.headroom(spot, on_demand) > 0
             }
             (None, CapacityType::Spot) => false,
             (_, CapacityType::OnDemand) => {

@@ -14,6 +14,7 @@ mod requests;
 mod runaway;
 mod size_profiles;
 mod spot;
+mod take_over;
 mod unexpected;
 
 use std::collections::BTreeMap;
@@ -154,6 +155,7 @@ pub(crate) fn node(n: u32, size: u64) -> ListedNode {
         role: NodeRole::Worker,
         state: VmState::Running,
         created_at: None,
+        interruption: None,
     }
 }
 

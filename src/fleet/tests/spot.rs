@@ -13,6 +13,7 @@ fn policy(percent: u32) -> SpotPolicy {
         on_demand_fallback: true,
         grace_period: Duration::from_mins(2),
         allowed_interruption_rate: None,
+        taint: None,
     }
 }
 
@@ -92,6 +93,38 @@ fn a_spot_price_adds_a_spot_pool() {
     let policy = SpotPolicy { on_demand_fallback: false, ..policy(80) };
     let strict = Fleet::restore(with_spot(0, 9, policy), records(), Reserved::default());
     assert_eq!(limits(&strict, SMALL), limits(&plain, SMALL));
+}
+
+#[test]
+fn only_spot_pools_have_the_taint() {
+    let taints = |taint, pool: &str| {
+        let fleet = spot_fleet(0, 10, SpotPolicy { taint, ..policy(80) });
+        fleet.pool(pool).unwrap().template.taints.clone()
+    };
+    let spot = |effect| Taint { key: names::CAPACITY_TYPE.into(), value: "spot".into(), effect };
+    let plain = taints(None, SMALL);
+    for effect in [TaintEffect::NoSchedule, TaintEffect::PreferNoSchedule] {
+        assert_eq!(taints(Some(effect), SPOT), [plain.clone(), vec![spot(effect)]].concat());
+        assert_eq!(taints(Some(effect), SMALL), plain);
+    }
+    assert_eq!(taints(None, SPOT), plain);
+}
+
+#[test]
+fn the_grace_period_is_that_of_the_node_group_or_the_default() {
+    let mut hand = Hand::new();
+    let mut fleet = spot_fleet(0, 10, policy(80));
+    fleet.settings.spot.grace_period = Duration::from_secs(40);
+    hand.observe(&mut fleet, &[]);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    let grace = |fleet: &Fleet| fleet.grace_period(fleet.machines().next().unwrap());
+    assert_eq!(grace(&fleet), Duration::from_mins(2));
+    let mut without = with_spot(0, 10, policy(80));
+    without.groups[0].spot = None;
+    fleet.declare(without);
+    assert_eq!(grace(&fleet), Duration::from_secs(40));
+    fleet.settings.spot.grace_period = Duration::from_hours(30);
+    assert_eq!(grace(&fleet), MAX_NOTICE);
 }
 
 #[test]

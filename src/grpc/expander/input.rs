@@ -26,6 +26,7 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
             price: None,
             interruptions: UsdPerHour::ZERO,
             concentration: 0.0,
+            replacements: 0,
             blocked: None,
             preferred: false,
             position: u32::MAX,
@@ -40,7 +41,8 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
                 option.price = fleet.expected_price(pool);
                 option.interruptions = fleet.interruption_cost(pool);
                 option.concentration = fleet.spot_concentration(pool);
-                option.blocked = find_block(fleet, pool, now);
+                option.blocked = find_block(fleet, pool, option.nodes, now);
+                option.replacements = fleet.expected_take_overs(pool);
                 option.preferred = is_preferred(fleet, pool);
                 option.position = pool.position.unwrap_or(u32::MAX);
                 option.node_group = Some(pool.id.node_group.clone());
@@ -56,9 +58,8 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
 
 const NOTHING: Resources = Resources { cpu_millis: 0, memory_mib: 0, disk_gib: 0, pods: 0 };
 
-fn find_block(fleet: &Fleet, pool: &Pool, now: Timestamp) -> Option<Blocked> {
-    // One more node is enough: near a maximum, Cluster Autoscaler adds fewer nodes than the option has.
-    let block = fleet.growth_block(&pool.text, 1, now)?;
+fn find_block(fleet: &Fleet, pool: &Pool, nodes: u32, now: Timestamp) -> Option<Blocked> {
+    let block = fleet.option_block(pool, nodes, now)?;
     Some(Blocked { reason: block.reason.into(), message: block.message })
 }
 

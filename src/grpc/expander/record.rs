@@ -205,6 +205,7 @@ mod tests {
         let reason = "STOCKOUT".into();
         let estimate = CostEstimate {
             nodes: rate,
+            replacements: 1,
             concentration: rate,
             remaining: rate,
             spare: rate,
@@ -235,6 +236,7 @@ mod tests {
             price: Some(UsdPerHour(1.into())),
             interruptions: UsdPerHour::ZERO,
             concentration: 0.0,
+            replacements: 0,
             blocked: (n > 0).then(|| Blocked { reason: "STOCKOUT".into(), message: String::new() }),
             preferred: false,
             position: 0,

@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::interruption::InterruptionFields;
 use super::row::Row;
 use super::rows::{RowResources, capacity_type};
 use crate::catalog::CapacityType;
-use crate::fleet::{Hostname, NodeRole, VmId, VmState};
+use crate::fleet::{Hostname, NodeRole, ReportedInterruption, VmId, VmState};
 
 /// A node, before its UUID and size are determined from other calls.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,7 @@ pub(in crate::vpsie) struct Node {
     pub(in crate::vpsie) shape: RowResources,
     pub(in crate::vpsie) capacity_type: Option<CapacityType>,
     pub(in crate::vpsie) created_at: Option<Timestamp>,
+    pub(in crate::vpsie) interruption: Option<ReportedInterruption>,
 }
 
 /// Arrays with nodes, and the role of the nodes in each.
@@ -54,7 +56,10 @@ const ADDRESS: &[&str] = &["ip", "default_ip", "private_ip"];
 
 /// Reads the nodes of a cluster. None if there is none of the arrays, because such a reply does not describe
 /// an empty cluster.
-pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>) -> Option<NodeRows> {
+pub(in crate::vpsie) fn read_nodes(
+    cluster: &Map<String, Value>,
+    interruption: &InterruptionFields,
+) -> Option<NodeRows> {
     if !ARRAYS.iter().any(|(name, _)| cluster.contains_key(*name)) {
         return None;
     }
@@ -69,7 +74,7 @@ pub(in crate::vpsie) fn read_nodes(cluster: &Map<String, Value>) -> Option<NodeR
         };
         for row in rows {
             let row = row.as_object().map(Row);
-            let Some((hostname, draft)) = row.and_then(|row| Draft::read(row, role)) else {
+            let Some((hostname, draft)) = row.and_then(|row| Draft::read(row, role, interruption)) else {
                 skipped += 1;
                 nameless.extend(row.and_then(nameless_id));
                 continue;
@@ -136,10 +141,15 @@ struct Draft {
     shape: RowResources,
     capacity_type: Option<CapacityType>,
     created_at: Option<Timestamp>,
+    interruption: Option<ReportedInterruption>,
 }
 
 impl Draft {
-    fn read(row: Row<'_>, array: Option<NodeRole>) -> Option<(Hostname, Self)> {
+    fn read(
+        row: Row<'_>,
+        array: Option<NodeRole>,
+        interruption: &InterruptionFields,
+    ) -> Option<(Hostname, Self)> {
         let hostname = row.hostname(HOSTNAME)?;
         let own = row.text(&["role", "nodeType", "type"]).as_deref().and_then(role_of_word);
         let draft = Self {
@@ -159,6 +169,7 @@ impl Draft {
                 .time(&["created_on", "created_at", "createdAt"])
                 .filter(|time| time.zoned)
                 .map(|time| time.at),
+            interruption: interruption.read(row),
         };
         Some((hostname, draft))
     }
@@ -185,6 +196,7 @@ impl Draft {
         }
         self.capacity_type = self.capacity_type.or(other.capacity_type);
         self.created_at = self.created_at.or(other.created_at);
+        self.interruption = self.interruption.or(other.interruption);
     }
 
     /// Any evidence for the control plane takes precedence, because control-plane nodes must not be touched.
@@ -217,6 +229,7 @@ impl Draft {
             shape: self.shape,
             capacity_type: self.capacity_type,
             created_at: self.created_at,
+            interruption: self.interruption,
         }
     }
 }
@@ -285,7 +298,7 @@ mod tests {
     use super::*;
 
     fn read_rows(cluster: &Value) -> NodeRows {
-        read_nodes(cluster.as_object().unwrap()).unwrap()
+        read_nodes(cluster.as_object().unwrap(), &InterruptionFields::default()).unwrap()
     }
 
     fn read(cluster: &Value) -> Vec<Node> {
@@ -415,8 +428,9 @@ mod tests {
 
     #[test]
     fn a_reply_without_any_array_is_not_an_empty_cluster() {
-        assert_eq!(read_nodes(json!({"cluster_name": "c"}).as_object().unwrap()), None);
-        assert_eq!(read_nodes(json!({"nodes": "many"}).as_object().unwrap()), None);
+        let fields = InterruptionFields::default();
+        assert_eq!(read_nodes(json!({"cluster_name": "c"}).as_object().unwrap(), &fields), None);
+        assert_eq!(read_nodes(json!({"nodes": "many"}).as_object().unwrap(), &fields), None);
         assert_eq!(read(&json!({"nodes": null, "masters": []})), []);
     }
 

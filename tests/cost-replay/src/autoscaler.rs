@@ -32,7 +32,7 @@ impl Autoscaler {
 
     /// Runs one loop.
     pub(crate) fn run_once(&mut self, run: &mut Replay<'_>, now: u64) {
-        let mut snapshot = ClusterSnapshot::from_replay(run);
+        let mut snapshot = ClusterSnapshot::from_replay(run, now);
         let unplaceable = self.packing.place_waiting(&mut snapshot, run);
         let oldest = unplaceable.iter().map(|pod| run.waiting_since(*pod)).min();
         let all_pods_new = oldest.is_some_and(|since| since + MIN_POD_AGE > now);
@@ -49,10 +49,16 @@ impl Autoscaler {
     fn scale_up(&mut self, run: &mut Replay<'_>, unplaceable: &[usize], now: u64) {
         let groups = groups(run.pods, unplaceable);
         let pools = run.pools.iter().enumerate();
-        let options: Vec<_> =
-            pools.filter_map(|(index, pool)| estimate(index, pool, &groups, run.pods)).collect();
-        let input =
-            ExpanderInput { pools: run.pools, pods: run.pods, waiting: unplaceable, nodes: run.alive.len() };
+        let option = |(index, pool)| estimate(index, pool, &groups, run.pods, run.headroom(index, now));
+        let options: Vec<_> = pools.filter_map(option).collect();
+        let input = ExpanderInput {
+            pools: run.pools,
+            pods: run.pods,
+            waiting: unplaceable,
+            nodes: run.alive.len(),
+            provider: run.provider(),
+            now,
+        };
         if let Some(index) = input.choose_option(self.expander, &options, &mut self.random) {
             run.add(options[index].pool, options[index].nodes, self.conditions.boot, now);
             self.last_scale_up = Some(now);
@@ -82,8 +88,9 @@ pub(crate) struct ClusterSnapshot {
 }
 
 impl ClusterSnapshot {
-    fn from_replay(run: &Replay<'_>) -> Self {
-        let nodes: Vec<_> = run.alive.iter().map(|node| (*node, Some(run.nodes[*node].free))).collect();
+    fn from_replay(run: &Replay<'_>, now: u64) -> Self {
+        let counted = run.alive.iter().filter(|node| run.nodes[**node].is_counted(now));
+        let nodes: Vec<_> = counted.map(|node| (*node, Some(run.nodes[*node].free))).collect();
         let positions = nodes.iter().enumerate().map(|(position, (node, _))| (*node, position)).collect();
         Self { nodes, positions }
     }

@@ -13,6 +13,14 @@ pub(crate) struct ReplayNode {
     pub(crate) free: ReplayResources,
     /// Indexes of the trace's pods.
     pub(crate) pods: Vec<usize>,
+    /// The end of its VM, after an interruption notice.
+    pub(crate) deadline: Option<u64>,
+    /// Cordoned because of the notice.
+    pub(crate) cordoned: bool,
+    /// Its pods were evicted because of the notice.
+    pub(crate) drained: bool,
+    /// Added by the provider for a node with a notice, so Cluster Autoscaler does not count it as upcoming.
+    pub(crate) replacement: bool,
 }
 
 impl ReplayNode {
@@ -26,11 +34,21 @@ impl ReplayNode {
             allocatable,
             free: allocatable,
             pods: Vec::new(),
+            deadline: None,
+            cordoned: false,
+            drained: false,
+            replacement: false,
         }
     }
 
+    /// Whether it takes pods.
     pub(crate) fn is_ready(&self, now: u64) -> bool {
-        self.ready <= now && self.gone.is_none()
+        self.ready <= now && self.gone.is_none() && !self.cordoned && !self.drained
+    }
+
+    /// Whether Cluster Autoscaler 1.36 plans with its free resources: it is schedulable, or upcoming.
+    pub(crate) fn is_counted(&self, now: u64) -> bool {
+        self.is_ready(now) || (self.ready > now && !self.replacement && !self.drained)
     }
 
     pub(crate) fn place_pod(&mut self, pod: usize, size: ReplayResources) {

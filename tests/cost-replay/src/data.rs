@@ -9,7 +9,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rust_decimal::Decimal;
 use serde::Deserialize;
-use vpsie_autoscaler::cost::UsdPerHour;
+use vpsie_autoscaler::cost::{InterruptionRate, UsdPerHour};
+
+use crate::spot::Zone;
 
 /// CPU (millicores), memory (MiB) and number of pods, of a node or of pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,6 +138,8 @@ pub(crate) struct ReplayPool {
     /// Resources for pods.
     pub(crate) allocatable: ReplayResources,
     pub(crate) price: UsdPerHour,
+    /// The published interruption rate of a spot pool. None: on demand.
+    pub(crate) spot: Option<InterruptionRate>,
 }
 
 impl ReplayPool {
@@ -166,6 +170,21 @@ struct Plan {
     price_hourly: Decimal,
     #[serde(default)]
     region_prices: HashMap<String, RegionPrice>,
+    spot_usd_hourly: Option<Decimal>,
+    interruption_index: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Summary {
+    traces: Vec<ZoneTrace>,
+}
+
+/// Observed spot capacity of a zone.
+#[derive(Deserialize)]
+struct ZoneTrace {
+    trace: String,
+    fraction_available: f64,
+    interruptions_per_available_hour: f64,
 }
 
 #[derive(Deserialize)]
@@ -174,8 +193,12 @@ struct RegionPrice {
 }
 
 /// Not allocatable to pods on each node, as in the default templates of vpsie-autoscaler: millicores, MiB.
-const RESERVED: (u64, u64) = (100, 512);
+pub(crate) const RESERVED: (u64, u64) = (100, 512);
 const PODS_PER_NODE: u64 = 110;
+
+/// Interruption rates of AWS's bands, percent of machines a month: the middles of 0–5, 5–10, 10–15 and 15–20 %. The
+/// last band, above 20 %, has no middle.
+const BANDS: [f64; 5] = [2.5, 7.5, 12.5, 17.5, 25.0];
 
 /// Datacenter of pools in markets with one datacenter.
 const ANYWHERE: &str = "";
@@ -244,6 +267,39 @@ const MARKETS: [Spec; 4] = [
     ("aws eu-central-1, on demand", "aws-eu-central-1-spot.json", AWS, &[ANYWHERE]),
 ];
 
+/// The AWS plans in one datacenter, first on demand and then spot.
+pub(crate) fn spot_pools(data: &Path) -> Result<Vec<ReplayPool>> {
+    let path = data.join("catalogs/aws-eu-central-1-spot.json");
+    let plans = plans(&path, AWS)?;
+    let mut pools: Vec<ReplayPool> = plans.iter().map(|plan| pool(plan, ANYWHERE)).collect();
+    for plan in &plans {
+        let percent = plan.interruption_index.and_then(|index| BANDS.get(index));
+        let (Some(price), Some(percent)) = (plan.spot_usd_hourly, percent) else {
+            bail!("{}: {} has no spot price or interruption band", path.display(), plan.id);
+        };
+        let spot = Some(InterruptionRate::percent_a_month(*percent));
+        pools.push(ReplayPool { price: UsdPerHour(price), spot, ..pool(plan, ANYWHERE) });
+    }
+    Ok(pools)
+}
+
+/// The zones of the summary of spot traces: those of AWS that follow one machine with at most one GPU.
+pub(crate) fn zones(data: &Path) -> Result<Vec<Zone>> {
+    let path = data.join("spot/cant_be_late_summary.json");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let summary: Summary = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let is_used = |trace: &&ZoneTrace| trace.trace.contains("/1-node/aws") && !trace.trace.ends_with("_8");
+    let zone = |trace: ZoneTrace| Zone {
+        available: trace.fraction_available,
+        interruptions_per_hour: trace.interruptions_per_available_hour,
+    };
+    let zones: Vec<Zone> = summary.traces.into_iter().filter(|trace| is_used(&trace)).map(zone).collect();
+    if zones.is_empty() {
+        bail!("{}: no traces of AWS", path.display());
+    }
+    Ok(zones)
+}
+
 /// The market `name`, or else the markets whose names contain it.
 pub(crate) fn markets(data: &Path, name: &str) -> Result<Vec<Market>> {
     let exact = MARKETS.iter().any(|spec| spec.0 == name);
@@ -263,20 +319,25 @@ pub(crate) fn traces(data: &Path, name: &str) -> Result<Vec<Trace>> {
     Ok(traces.into_iter().filter(|trace| trace.name.contains(name)).collect())
 }
 
-fn market(data: &Path, &(name, file, plans, datacenters): &Spec) -> Result<Market> {
-    let path = data.join("catalogs").join(file);
-    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let catalogue: Catalogue = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    let mut pools = Vec::new();
-    for datacenter in datacenters {
-        for id in plans {
-            let Some(plan) = catalogue.plans.iter().find(|plan| plan.id == *id) else {
-                bail!("{}: no plan {id}", path.display());
-            };
-            pools.push(pool(plan, datacenter));
-        }
+fn market(data: &Path, &(name, file, ids, datacenters): &Spec) -> Result<Market> {
+    let plans = plans(&data.join("catalogs").join(file), ids)?;
+    let of_datacenter =
+        |datacenter: &&str| plans.iter().map(|plan| pool(plan, datacenter)).collect::<Vec<_>>();
+    Ok(Market { name, pools: datacenters.iter().flat_map(of_datacenter).collect() })
+}
+
+/// The plans of a catalogue with these ids.
+fn plans(path: &Path, ids: &[&str]) -> Result<Vec<Plan>> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let mut catalogue: Catalogue = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut plans = Vec::new();
+    for id in ids {
+        let Some(index) = catalogue.plans.iter().position(|plan| plan.id == *id) else {
+            bail!("{}: no plan {id}", path.display());
+        };
+        plans.push(catalogue.plans.swap_remove(index));
     }
-    Ok(Market { name, pools })
+    Ok(plans)
 }
 
 fn pool(plan: &Plan, datacenter: &str) -> ReplayPool {
@@ -285,5 +346,5 @@ fn pool(plan: &Plan, datacenter: &str) -> ReplayPool {
     allocatable.subtract(ReplayResources { cpu: RESERVED.0, memory: RESERVED.1, pods: 0 });
     let price = plan.region_prices.get(datacenter).map_or(plan.price_hourly, |price| price.hourly);
     let id = if datacenter == ANYWHERE { plan.id.clone() } else { format!("{datacenter}/{}", plan.id) };
-    ReplayPool { id, capacity, allocatable, price: UsdPerHour(price) }
+    ReplayPool { id, capacity, allocatable, price: UsdPerHour(price), spot: None }
 }

@@ -4,14 +4,15 @@ use crate::data::{Pod, ReplayPool, ReplayResources};
 use crate::expander::ScaleUpOption;
 
 /// `--max-nodes-per-scaleup`.
-const MAX_NODES: usize = 1000;
+pub(crate) const MAX_NODES: usize = 1000;
 
-/// Number of nodes of a pool for pending pods. `groups` has groups of equal pods.
+/// Number of nodes of a pool for pending pods, at most `max_nodes`. `groups` has groups of equal pods.
 pub(crate) fn estimate(
     index: usize,
     pool: &ReplayPool,
     groups: &[Vec<usize>],
     pods: &[Pod],
+    max_nodes: usize,
 ) -> Option<ScaleUpOption> {
     let template = pool.allocatable;
     let size = |group: &[usize]| group.first().map_or(ReplayResources::default(), |pod| pods[*pod].size);
@@ -21,7 +22,7 @@ pub(crate) fn estimate(
         size.cpu as f64 / template.cpu as f64 + size.memory as f64 / template.memory as f64
     };
     groups.sort_by(|a, b| score(b).total_cmp(&score(a)));
-    let mut packing = Packing { template, nodes: Vec::new(), last_match: 0 };
+    let mut packing = Packing { template, max_nodes, nodes: Vec::new(), last_match: 0 };
     let mut placed = Vec::new();
     for group in groups {
         let size = size(group);
@@ -35,6 +36,7 @@ pub(crate) fn estimate(
 
 struct Packing {
     template: ReplayResources,
+    max_nodes: usize,
     /// Free resources of each new node.
     nodes: Vec<ReplayResources>,
     last_match: usize,
@@ -54,7 +56,7 @@ impl Packing {
     /// Places a pod on the newest node, or else on a further one.
     fn place_on_last_or_new(&mut self, size: ReplayResources) -> bool {
         if !self.nodes.last().is_some_and(|node| node.holds(size)) {
-            if self.nodes.len() >= MAX_NODES {
+            if self.nodes.len() >= self.max_nodes {
                 return false;
             }
             self.nodes.push(self.template);
@@ -73,7 +75,13 @@ mod tests {
 
     fn estimate_of(cpus: &[u64]) -> (u64, usize) {
         let capacity = ReplayResources { cpu: 4000, memory: 8192, pods: 110 };
-        let pool = ReplayPool { id: "p".into(), capacity, allocatable: capacity, price: UsdPerHour::ZERO };
+        let pool = ReplayPool {
+            id: "p".into(),
+            capacity,
+            allocatable: capacity,
+            price: UsdPerHour::ZERO,
+            spot: None,
+        };
         let pods: Vec<Pod> = cpus
             .iter()
             .map(|cpu| Pod {
@@ -85,7 +93,8 @@ mod tests {
             })
             .collect();
         let groups: Vec<Vec<usize>> = (0..pods.len()).map(|pod| vec![pod]).collect();
-        estimate(0, &pool, &groups, &pods).map_or((0, 0), |option| (option.nodes, option.pods.len()))
+        estimate(0, &pool, &groups, &pods, MAX_NODES)
+            .map_or((0, 0), |option| (option.nodes, option.pods.len()))
     }
 
     #[test]

@@ -9,6 +9,7 @@ use vpsie_autoscaler::cost::{Rates, UsdPerHour};
 use vpsie_autoscaler::placement::{DecisionInput, ExpansionOption, PodRequest, rank_options};
 
 use crate::data::{Pod, ReplayPool, ReplayResources};
+use crate::spot::Provider;
 
 /// An option of a scale-up: a number of nodes of a pool, for these pods.
 #[derive(Clone, Debug)]
@@ -53,6 +54,9 @@ pub(crate) struct ExpanderInput<'a> {
     pub(crate) waiting: &'a [usize],
     /// Nodes in the cluster.
     pub(crate) nodes: usize,
+    /// The provider, if the prices of its pools include interruptions.
+    pub(crate) provider: Option<&'a Provider>,
+    pub(crate) now: u64,
 }
 
 impl ExpanderInput<'_> {
@@ -137,7 +141,7 @@ impl ExpanderInput<'_> {
         });
         let options = options.iter().map(|option| {
             let pool = &self.pools[option.pool];
-            ExpansionOption {
+            let plain = ExpansionOption {
                 pool: Arc::from(pool.id.as_str()),
                 nodes: option.nodes as u32,
                 pods: option.pods.iter().map(|pod| indexes[*pod]).collect(),
@@ -146,9 +150,14 @@ impl ExpanderInput<'_> {
                 price: Some(pool.price),
                 interruptions: UsdPerHour::ZERO,
                 concentration: 0.0,
+                replacements: 0,
                 blocked: None,
                 preferred: false,
                 position: 0,
+            };
+            match self.provider {
+                Some(provider) => provider.describe(option.pool, plain, self.now),
+                None => plain,
             }
         });
         let input = DecisionInput { pods: pods.collect(), options: options.collect() };
@@ -156,7 +165,7 @@ impl ExpanderInput<'_> {
     }
 }
 
-fn resources(size: ReplayResources) -> Resources {
+pub(crate) fn resources(size: ReplayResources) -> Resources {
     Resources { cpu_millis: size.cpu, memory_mib: size.memory, disk_gib: 0, pods: size.pods as u32 }
 }
 

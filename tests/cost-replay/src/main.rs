@@ -11,13 +11,14 @@ mod expander;
 mod replay;
 mod report;
 mod scale_down;
+mod spot;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// Prints the cost of traces on catalogues by expander, as Markdown.
 #[derive(Debug, Parser)]
@@ -37,7 +38,10 @@ struct Args {
     /// Only the market of this name, or markets whose name contains this.
     #[arg(long, default_value = "")]
     market: String,
-    /// Also write the tables to this file, between its markers.
+    /// Only the tables of one part.
+    #[arg(long)]
+    only: Option<Part>,
+    /// Also write the tables to this file, between their markers.
     #[arg(long)]
     write: Option<PathBuf>,
     /// Replay only a part of the trace instead, in seconds, such as 3600..7200.
@@ -47,14 +51,29 @@ struct Args {
     options: cut::Options,
 }
 
+/// A part of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Expanders, on demand.
+    Expanders,
+    /// Spot policies.
+    Spot,
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
     if !args.data.join("traces").is_dir() {
         println!("skipped: no data");
         return Ok(());
     }
-    match args.cut {
-        Some((from, to)) => cut::print(&args, from, to),
-        None => report::print(&args),
+    if let Some((from, to)) = args.cut {
+        return cut::print(&args, from, to);
     }
+    if args.only != Some(Part::Spot) {
+        report::print(&args)?;
+    }
+    if args.only != Some(Part::Expanders) {
+        spot::report::print(&args)?;
+    }
+    Ok(())
 }

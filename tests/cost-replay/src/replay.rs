@@ -10,7 +10,9 @@ use rand::rngs::StdRng;
 use crate::autoscaler::Autoscaler;
 use crate::cluster::{ReplayNode, score};
 use crate::data::{Pod, ReplayPool};
+use crate::estimator::MAX_NODES;
 use crate::expander::Expander;
+use crate::spot::{Provider, SpotRun};
 
 /// Times of the replay, seconds, and the strategy of the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +60,55 @@ pub(crate) struct ReplayCost {
     pub(crate) max_nodes: usize,
     /// Number of pods that fit no pool.
     pub(crate) never_ran: usize,
+    pub(crate) spot: SpotCost,
 }
 
+/// Effects of interruptions. Times are seconds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpotCost {
+    /// Number of VMs that the cloud ended.
+    pub(crate) interruptions: u64,
+    /// Work of interrupted pods since their last start.
+    pub(crate) lost: u64,
+    /// Time that interrupted pods were pending.
+    pub(crate) pending: u64,
+    /// Pods that were evicted before the end of their VM.
+    pub(crate) moved: u64,
+    /// Pods that ended with their VM.
+    pub(crate) killed: u64,
+    /// Scale-ups and replacements that the cloud refused.
+    pub(crate) refused: u64,
+    /// Time of spot VMs, and of all VMs.
+    pub(crate) spot_time: u64,
+    pub(crate) vm_time: u64,
+}
+
+/// The reason why a pod leaves its node before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Eviction {
+    /// Cluster Autoscaler removes the node.
+    ScaleDown,
+    /// The provider drains the node because of a notice.
+    Notice,
+    /// The VM ended.
+    VmEnd,
+}
+
+/// An event. At one time, the first kinds come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum ReplayEvent {
+pub(crate) enum ReplayEvent {
     /// The end of a pod, ignored if the pod was evicted meanwhile.
     End(usize, u32),
     Ready(usize),
     Arrival(usize),
+    /// The availability of a spot pool changes.
+    Switch(usize),
+    /// The cloud announces the end of the VM of a node.
+    Notice(usize),
+    /// The last moment to move the pods of a node with a notice.
+    LastMoment(usize),
+    /// The VM of a node ends.
+    VmEnd(usize),
 }
 
 /// The progress of a pod.
@@ -76,6 +119,8 @@ struct PodProgress {
     node: Option<usize>,
     evictions: u32,
     waiting_since: u64,
+    /// Pending because of an interruption.
+    interrupted: bool,
 }
 
 pub(crate) struct Replay<'a> {
@@ -86,9 +131,11 @@ pub(crate) struct Replay<'a> {
     pub(crate) alive: Vec<usize>,
     /// Pending pods, the longest pending first.
     pub(crate) waiting: Vec<usize>,
+    /// The spot market and the policy.
+    pub(crate) spot: Option<SpotRun>,
+    pub(crate) cost: ReplayCost,
     progress: Vec<PodProgress>,
     events: BinaryHeap<Reverse<(u64, ReplayEvent)>>,
-    cost: ReplayCost,
     empty_since: Vec<Option<u64>>,
     left: usize,
     packs: bool,
@@ -102,6 +149,18 @@ pub(crate) fn replay(
     conditions: ReplayConditions,
     seed: u64,
 ) -> ReplayCost {
+    replay_with(pods, pools, expander, conditions, seed, None)
+}
+
+/// Replays pods on pools with one expander, on a spot market.
+pub(crate) fn replay_with(
+    pods: &[Pod],
+    pools: &[ReplayPool],
+    expander: Expander,
+    conditions: ReplayConditions,
+    seed: u64,
+    spot: Option<SpotRun>,
+) -> ReplayCost {
     let placeable = |pod: &Pod| pools.iter().any(|pool| pool.allocatable.holds(pod.size));
     let mut run = Replay {
         pods,
@@ -113,8 +172,9 @@ pub(crate) fn replay(
             .iter()
             .map(|pod| PodProgress { remaining: pod.duration, ..PodProgress::default() })
             .collect(),
-        events: BinaryHeap::new(),
+        spot,
         cost: ReplayCost::default(),
+        events: BinaryHeap::new(),
         empty_since: Vec::new(),
         left: 0,
         packs: conditions.packs,
@@ -127,6 +187,9 @@ pub(crate) fn replay(
             run.cost.never_ran += 1;
         }
     }
+    for (at, event) in run.spot.as_ref().map(SpotRun::first_events).unwrap_or_default() {
+        run.push_event(at, event);
+    }
     let mut autoscaler = Autoscaler::new(expander, conditions, StdRng::seed_from_u64(seed));
     let mut tick = 0;
     let mut now = 0;
@@ -137,6 +200,9 @@ pub(crate) fn replay(
             run.schedule(now);
         }
         if now == tick {
+            if run.with_spot(|spot, run| spot.run_once(run, now)) == Some(true) {
+                run.schedule(now);
+            }
             autoscaler.run_once(&mut run, now);
             tick += conditions.scan;
         }
@@ -145,6 +211,32 @@ pub(crate) fn replay(
 }
 
 impl Replay<'_> {
+    pub(crate) fn push_event(&mut self, at: u64, event: ReplayEvent) {
+        self.events.push(Reverse((at, event)));
+    }
+
+    /// Runs `work` with the spot market. None without one.
+    pub(crate) fn with_spot<T>(&mut self, work: impl FnOnce(&mut SpotRun, &mut Self) -> T) -> Option<T> {
+        let mut spot = self.spot.take()?;
+        let result = work(&mut spot, self);
+        self.spot = Some(spot);
+        Some(result)
+    }
+
+    /// Number of nodes that Cluster Autoscaler may add to the pool.
+    pub(crate) fn headroom(&self, pool: usize, now: u64) -> usize {
+        self.spot.as_ref().map_or(MAX_NODES, |spot| spot.headroom(pool, &self.pools[pool], now))
+    }
+
+    pub(crate) fn provider(&self) -> Option<&Provider> {
+        self.spot.as_ref()?.provider()
+    }
+
+    /// Whether Cluster Autoscaler may remove the node.
+    pub(crate) fn may_remove(&self, node: usize) -> bool {
+        self.provider().is_none_or(|provider| provider.may_remove(node))
+    }
+
     /// Processes the events until `now`. Returns true iff there were any.
     fn process_events(&mut self, now: u64) -> bool {
         let mut any = false;
@@ -159,14 +251,29 @@ impl Replay<'_> {
                     self.progress[pod].waiting_since = now;
                     self.waiting.push(pod);
                 }
-                ReplayEvent::Ready(node) => self.empty_since[node] = Some(now),
+                ReplayEvent::Ready(node) if self.nodes[node].gone.is_none() => {
+                    self.empty_since[node] = Some(now);
+                    self.with_spot(|spot, run| spot.note_ready(run, node, now));
+                }
                 ReplayEvent::End(pod, evictions) if self.progress[pod].evictions == evictions => {
                     self.progress[pod].remaining = 0;
                     self.leave(pod, now);
                     self.cost.waits.push(now - self.pods[pod].end());
                     self.left -= 1;
                 }
-                ReplayEvent::End(..) => {}
+                ReplayEvent::Ready(_) | ReplayEvent::End(..) => {}
+                ReplayEvent::Switch(pool) => {
+                    self.with_spot(|spot, run| spot.switch(run, pool, now));
+                }
+                ReplayEvent::Notice(node) => {
+                    self.with_spot(|spot, run| spot.give_notices(run, &[node], now));
+                }
+                ReplayEvent::LastMoment(node) => {
+                    self.with_spot(|spot, run| spot.drain(run, node, now));
+                }
+                ReplayEvent::VmEnd(node) => {
+                    self.with_spot(|spot, run| spot.end_vm(run, node, now));
+                }
             }
         }
         any
@@ -216,33 +323,66 @@ impl Replay<'_> {
         let progress = &mut self.progress[pod];
         progress.node = Some(index);
         progress.started = now;
+        if std::mem::take(&mut progress.interrupted) {
+            self.cost.spot.pending += now - progress.waiting_since;
+        }
         self.events.push(Reverse((now + progress.remaining, ReplayEvent::End(pod, progress.evictions))));
         true
     }
 
     pub(crate) fn add(&mut self, pool: usize, count: u64, boot: u64, now: u64) {
         self.cost.scale_ups += 1;
-        for _ in 0..count {
-            let node = ReplayNode::new(pool, &self.pools[pool], now, boot);
-            self.events.push(Reverse((node.ready, ReplayEvent::Ready(self.nodes.len()))));
-            self.alive.push(self.nodes.len());
-            self.nodes.push(node);
-            self.empty_since.push(None);
+        if self.with_spot(|spot, run| spot.increase(run, pool, count, now)).is_none() {
+            for _ in 0..count {
+                self.add_node(pool, boot, now);
+            }
         }
-        self.cost.max_nodes = self.cost.max_nodes.max(self.alive.len());
     }
 
-    /// Removes a node. Its pods become pending and continue elsewhere.
-    pub(crate) fn remove(&mut self, node: usize, now: u64) {
+    /// Adds a node. Returns its index.
+    pub(crate) fn add_node(&mut self, pool: usize, boot: u64, now: u64) -> usize {
+        let index = self.nodes.len();
+        let node = ReplayNode::new(pool, &self.pools[pool], now, boot);
+        self.push_event(node.ready, ReplayEvent::Ready(index));
+        self.alive.push(index);
+        self.nodes.push(node);
+        self.empty_since.push(None);
+        self.cost.max_nodes = self.cost.max_nodes.max(self.alive.len());
+        index
+    }
+
+    /// Cluster Autoscaler removes a node.
+    pub(crate) fn scale_down(&mut self, node: usize, now: u64) {
+        let pool = self.nodes[node].pool;
+        self.evict_pods(node, now, Eviction::ScaleDown);
+        self.remove(node, now);
+        self.with_spot(|spot, _| spot.note_scale_down(node, pool, now));
+    }
+
+    /// Evicts the pods of a node. They become pending and continue elsewhere.
+    pub(crate) fn evict_pods(&mut self, node: usize, now: u64, reason: Eviction) {
         for pod in self.nodes[node].pods.clone() {
             self.leave(pod, now);
             let progress = &mut self.progress[pod];
-            progress.remaining -= now - progress.started;
+            let worked = now - progress.started;
+            progress.remaining -= worked;
             progress.evictions += 1;
             progress.waiting_since = now;
             self.waiting.push(pod);
-            self.cost.evictions += 1;
+            match reason {
+                Eviction::ScaleDown => self.cost.evictions += 1,
+                Eviction::Notice => self.cost.spot.moved += 1,
+                Eviction::VmEnd => self.cost.spot.killed += 1,
+            }
+            if reason != Eviction::ScaleDown {
+                progress.interrupted = true;
+                self.cost.spot.lost += worked;
+            }
         }
+    }
+
+    /// Ends the VM of a node without pods.
+    pub(crate) fn remove(&mut self, node: usize, now: u64) {
         self.nodes[node].gone = Some(now);
         self.alive.retain(|other| *other != node);
         self.bill_empty_time(node, now);
@@ -266,6 +406,10 @@ impl Replay<'_> {
             let rate = self.pools[node.pool].per_second();
             self.cost.usd += (until - node.requested_at) as f64 * rate;
             self.cost.usd_started_hours += (until - node.requested_at).div_ceil(3600) as f64 * 3600.0 * rate;
+            self.cost.spot.vm_time += until - node.requested_at;
+            if self.pools[node.pool].spot.is_some() {
+                self.cost.spot.spot_time += until - node.requested_at;
+            }
             self.cost.booting += (until.min(node.ready) - node.requested_at) as f64 * rate;
         }
         self.cost.nodes = self.nodes.len();

@@ -45,11 +45,14 @@ pub(crate) fn print(args: &Args) -> Result<()> {
         thinned(&mut text, &traces, &markets, args.thinned)?;
     }
     println!("{text}");
-    args.write.as_deref().map_or(Ok(()), |path| write(path, &text))
+    args.write.as_deref().map_or(Ok(()), |path| write(path, &text, BEGIN, END))
 }
 
 /// Runs `work` for each item, in parallel.
-fn run_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Vec<Result<R>> {
+pub(crate) fn run_parallel<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<R> + Sync,
+) -> Vec<Result<R>> {
     let work = &work;
     thread::scope(|scope| {
         let threads: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
@@ -83,11 +86,11 @@ fn row(trace: &Trace, market: &Market, expander: Expander, seeds: u64) -> Row {
     row
 }
 
-fn mean(cost: &ReplayCost) -> f64 {
+pub(crate) fn mean(cost: &ReplayCost) -> f64 {
     cost.waits.iter().sum::<u64>() as f64 / cost.waits.len().max(1) as f64
 }
 
-fn percentile(cost: &ReplayCost, percent: usize) -> f64 {
+pub(crate) fn percentile(cost: &ReplayCost, percent: usize) -> f64 {
     cost.waits.get(cost.waits.len() * percent / 100).map_or(0.0, |wait| *wait as f64)
 }
 
@@ -159,13 +162,13 @@ fn ratios(trace: &Trace, market: &Market, seed: u64) -> Result<[f64; Expander::A
 }
 
 /// Writes the tables between the markers of a file.
-fn write(path: &Path, tables: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, tables: &str, begin: &str, end: &str) -> Result<()> {
     let name = || path.display().to_string();
     let text = fs::read_to_string(path).with_context(name)?;
     let (before, rest) = text
-        .split_once(BEGIN)
-        .with_context(|| format!("{}: the marker {BEGIN} is missing", path.display()))?;
+        .split_once(begin)
+        .with_context(|| format!("{}: the marker {begin} is missing", path.display()))?;
     let (_, after) =
-        rest.split_once(END).with_context(|| format!("{}: the marker {END} is missing", path.display()))?;
-    fs::write(path, format!("{before}{BEGIN}\n{tables}\n{END}{after}")).with_context(name)
+        rest.split_once(end).with_context(|| format!("{}: the marker {end} is missing", path.display()))?;
+    fs::write(path, format!("{before}{begin}\n{tables}\n{end}{after}")).with_context(name)
 }

@@ -56,6 +56,7 @@ impl ScaleDown {
             run.nodes[*node].is_ready(now)
                 && run.nodes[*node].utilization() <= THRESHOLD
                 && !self.unremovable.contains_key(node)
+                && run.may_remove(*node)
         };
         let mut nodes: Vec<usize> = run.alive.iter().copied().filter(eligible).collect();
         nodes.sort_by_key(|node| (!run.nodes[*node].pods.is_empty(), !self.unneeded.contains_key(node)));
@@ -110,10 +111,15 @@ impl ScaleDown {
             due.into_iter().partition(|node| run.nodes[*node].pods.is_empty());
         let selected: Vec<usize> =
             empty.into_iter().chain(drain.into_iter().take(DRAIN_PARALLELISM)).take(PARALLELISM).collect();
-        for node in &selected {
-            self.unneeded.remove(node);
-            run.remove(*node, now);
+        let mut any = false;
+        for node in selected {
+            self.unneeded.remove(&node);
+            // A removal before it may have used up the limit.
+            if run.may_remove(node) {
+                run.scale_down(node, now);
+                any = true;
+            }
         }
-        !selected.is_empty()
+        any
     }
 }

@@ -10,7 +10,13 @@ const HOUR: u64 = 3600;
 
 fn pool(id: &str, cpu: u64, cents: i64) -> ReplayPool {
     let capacity = ReplayResources { cpu, memory: cpu * 2, pods: 110 };
-    ReplayPool { id: id.into(), capacity, allocatable: capacity, price: UsdPerHour(Decimal::new(cents, 2)) }
+    ReplayPool {
+        id: id.into(),
+        capacity,
+        allocatable: capacity,
+        price: UsdPerHour(Decimal::new(cents, 2)),
+        spot: None,
+    }
 }
 
 /// A trace of pods of (cpu, arrival, duration), each with its own class.

@@ -41,11 +41,19 @@ Flags of `serve`, as a map. The chart sets them from the values of the same name
   "hours-per-month" $provider.hoursPerMonth
   "cost-limit-hourly" $provider.costLimit.hourly
   "cost-limit-monthly" $provider.costLimit.monthly
+  "spot-instances" (ternary "true" "" $provider.spotInstances.enabled)
+  "spot-grace-period" $provider.spotInstances.gracePeriod
+  "spot-interruption-loss" $provider.spotInstances.interruptionLoss
+  "spot-delete-pods" (ternary "" "false" $provider.spotInstances.deletePods)
+  "notice-webhook-listen" (ternary (printf "%s:8088" $address) "" (ne $provider.noticeWebhook.existingSecret ""))
+  "notice-webhook-key-file" (ternary "/etc/vpsie-autoscaler/notices/key" "" (ne $provider.noticeWebhook.existingSecret ""))
   "price-file" (ternary "/etc/vpsie-autoscaler/prices/prices.yaml" "" (gt (len $provider.priceFile.overrides) 0)) -}}
 {{- range $name, $value := mergeOverwrite $flags $provider.extraArgs -}}
 {{- if kindIs "bool" $value -}}
 {{- if $value }}
 - {{ printf "--%s" $name | quote }}
+{{- else if has $name (list "spot-delete-pods" "spot-instances") }}
+- {{ printf "--%s=false" $name | quote }}
 {{- end -}}
 {{- else if not (or (kindIs "invalid" $value) (eq (toString $value) "")) -}}
 {{- include "vpsie-autoscaler.flag" (list $name $value) -}}

@@ -11,7 +11,7 @@ use crate::catalog::{CapacityType, Catalog, Offer, Resources};
 use crate::control::audit::events::{entry_events, refusal_event};
 use crate::fleet::{
     AutoscalingOptions, CreationOutcome, DeletionPolicy, FailureReason, ListedNode, MaxSpotShare, NodeGroup,
-    NodeListing, NodeRef, NodeRole, Policy, Records, Refusal, Reserved, SpotPolicy, VmState,
+    NodeListing, NodeRef, NodeRole, NoticeSource, Policy, Records, Refusal, Reserved, SpotPolicy, VmState,
 };
 use crate::kubernetes::{EventType, Object, ObjectEvent};
 
@@ -108,6 +108,7 @@ impl AuditedFleet {
             on_demand_fallback: true,
             grace_period: Duration::from_mins(2),
             allowed_interruption_rate: None,
+            taint: None,
         });
         self.working.declare(groups.clone());
         self.shared.declare(groups);
@@ -225,6 +226,7 @@ fn node(n: u32) -> ListedNode {
         role: if n == 99 { NodeRole::ControlPlane } else { NodeRole::Worker },
         state: VmState::Running,
         created_at: None,
+        interruption: None,
     }
 }
 
@@ -491,28 +493,66 @@ fn record_all_actions() -> Vec<AuditEntry> {
     entries.extend(AuditedFleet::new(true).list(&[node(1)]));
     entries.extend(AuditedFleet::new(false).show(UnmanagedKind::Foreign, Some(POOL.parse().unwrap())));
     entries.extend(record_spot_actions());
+    entries.extend(record_take_over());
     entries
 }
 
-/// The actions of spot pools, interruptions and notices.
-fn record_spot_actions() -> Vec<AuditEntry> {
+fn spot_node(n: u32) -> ListedNode {
+    ListedNode { capacity_type: Some(CapacityType::Spot), ..node(n) }
+}
+
+/// A fleet with a spot machine that runs.
+fn running_spot() -> AuditedFleet {
     let mut audited = AuditedFleet::new(false);
     audited.offer_spot();
-    let spot_node = |n| ListedNode { capacity_type: Some(CapacityType::Spot), ..node(n) };
     audited.increase_spot();
     audited.request();
     audited.record_outcome(CreationOutcome::Accepted);
     audited.list(&[spot_node(1)]);
     audited.register();
+    audited
+}
+
+/// Cluster Autoscaler takes over a replacement.
+fn record_take_over() -> Vec<AuditEntry> {
+    let mut audited = running_spot();
+    let id = MachineId::from("web-1");
+    let needed = Resources { cpu_millis: 1, memory_mib: 1, disk_gib: 0, pods: 1 };
+    audited.play(Cause::InterruptionNotice, |fleet, now, names| {
+        let mut changes = fleet.record_notice(&id, NoticeSource::Node, now + Duration::from_mins(2), now);
+        changes.extend(fleet.replace_machine(&id, needed, now, names));
+        changes.extend(fleet.retire_interrupted(&id, now));
+        changes
+    });
+    audited.play(Cause::ClusterAutoscaler, |fleet, now, names| fleet.increase(POOL, 1, now, names).unwrap())
+}
+
+#[test]
+fn a_take_over_is_an_action_of_cluster_autoscaler() {
+    let taken_over = record_take_over();
+    assert_eq!(taken_over.len(), 1, "{taken_over:?}");
+    assert_eq!(
+        (taken_over[0].kind, taken_over[0].by),
+        (AuditAction::ReplacementTakenOver, Cause::ClusterAutoscaler)
+    );
+}
+
+/// The actions of spot pools, interruptions and notices.
+fn record_spot_actions() -> Vec<AuditEntry> {
+    let mut audited = running_spot();
     let id = || MachineId::from("web-1");
     let deadline = audited.now + Duration::from_mins(2);
-    let mut entries =
-        audited.play(Cause::InterruptionNotice, |fleet, now, _| fleet.record_notice(&id(), deadline, now));
+    let mut entries = audited.play(Cause::InterruptionNotice, |fleet, now, _| {
+        fleet.record_notice(&id(), NoticeSource::Node, deadline, now)
+    });
     let needed = Resources { cpu_millis: 1, memory_mib: 1, disk_gib: 0, pods: 1 };
     entries.extend(audited.play(Cause::InterruptionNotice, |fleet, now, names| {
         fleet.replace_machine(&id(), needed, now, names)
     }));
-    entries.extend(audited.play(Cause::InterruptionNotice, |fleet, _, _| fleet.withdraw_notice(&id())));
+    entries.extend(
+        audited
+            .play(Cause::InterruptionNotice, |fleet, _, _| fleet.withdraw_notice(&id(), NoticeSource::Node)),
+    );
     entries.extend(audited.lose_vm());
     let mut refused = AuditedFleet::new(false);
     refused.offer_spot();

@@ -1,6 +1,7 @@
 mod ended;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -9,7 +10,8 @@ use super::super::patch::TO_BE_DELETED;
 use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    AutoscalingOptions, DrainState, NodeGroup, PoolId, Records, Reserved, Taint, TaintEffect, Vm, VmId, names,
+    AutoscalingOptions, Change, DrainState, MaxSpotShare, NodeGroup, PoolId, Records, Reserved, SpotPolicy,
+    Taint, TaintEffect, Vm, VmId, names,
 };
 
 const POOL: &str = "web/ams1/small/on-demand";
@@ -151,6 +153,45 @@ fn a_new_node_gets_its_identity_and_then_registers() {
     let named = merged(&bare, patch);
     assert_eq!(named.spec.as_ref().unwrap().taints.as_ref().unwrap().len(), 2, "its own taint stays");
     assert_eq!(judge(&fleet, &named), NodeAction::Register(vm().hostname));
+}
+
+#[test]
+fn a_spot_node_gets_the_taint_of_its_capacity_type() {
+    let mut fleet = fleet(creating(), Vec::new());
+    let mut machine = fleet.machines().next().unwrap().clone();
+    machine.pool.capacity_type = CapacityType::Spot;
+    let mut group = fleet.node_group(&machine.pool.node_group).unwrap().clone();
+    group.pools.push(machine.pool.clone());
+    group.spot = Some(SpotPolicy {
+        max_share: MaxSpotShare::new(100),
+        on_demand_fallback: true,
+        grace_period: Duration::from_mins(2),
+        allowed_interruption_rate: None,
+        taint: Some(TaintEffect::NoSchedule),
+    });
+    group.taints.clear();
+    fleet.declare(vec![group]);
+    let spot_taint = json!({"key": names::CAPACITY_TYPE, "value": "spot", "effect": "NoSchedule"});
+    let has_spot_taint = |fleet: &Fleet| {
+        let NodeAction::Patch(patch) = judge(fleet, &node("", true)) else { panic!("no patch") };
+        patch["spec"]["taints"].as_array().is_some_and(|taints| taints.contains(&spot_taint))
+    };
+    assert!(!has_spot_taint(&fleet), "on demand");
+    fleet.apply(&Change::SaveMachine(machine));
+    assert!(has_spot_taint(&fleet));
+}
+
+#[test]
+fn a_replacement_registers_once_its_node_is_ready() {
+    let mut replacement = fleet(creating(), Vec::new()).records().machines.remove(0);
+    replacement.replaces = Some("web-00000002".into());
+    let mut fleet = fleet(creating(), Vec::new());
+    fleet.apply(&Change::SaveMachine(replacement));
+    for (is_ready, wanted) in [(false, NodeAction::None), (true, NodeAction::Register(vm().hostname))] {
+        let bare = node("", is_ready);
+        let NodeAction::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
+        assert_eq!(judge(&fleet, &merged(&bare, patch)), wanted);
+    }
 }
 
 #[test]
@@ -332,7 +373,7 @@ fn claims_a_new_node_whatever_the_clocks_say() {
         let mut machine = fleet(creating(), Vec::new()).records().machines.remove(0);
         machine.created_at = Timestamp::from_second(machine_time).unwrap();
         let mut fleet = fleet(creating(), Vec::new());
-        fleet.apply(&crate::fleet::Change::SaveMachine(machine));
+        fleet.apply(&Change::SaveMachine(machine));
         let new = made_at(beat(&node("", true), node_time), node_time);
         assert!(matches!(judge(&fleet, &new), NodeAction::Patch(_)), "after a restart");
         assert!(matches!(judge_after(&younger(&new), &fleet, &new), NodeAction::Patch(_)));

@@ -145,6 +145,7 @@ fn keeps_the_ready_node_of_a_vm_that_was_not_deleted() {
         state: VmState::Running,
         addresses: Vec::new(),
         created_at: None,
+        interruption: None,
     };
     let listing = NodeListing { nodes: vec![master], complete: true };
     for _ in 0..5 {
