@@ -1,6 +1,6 @@
 //! Check of derived state against the records.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::UnmanagedKind;
 use super::spot::CapacityCounts;
@@ -46,10 +46,12 @@ impl Fleet {
         if self.extra_vms != self.count_extra_vms() {
             return Err(format!("extra VMs {:?}, recorded {:?}", self.count_extra_vms(), self.extra_vms));
         }
-        let coming = self.machines.values().filter(|m| m.is_coming_replacement()).map(|m| m.id.clone());
-        let coming: BTreeSet<_> = coming.collect();
-        if coming != self.coming_replacements {
-            return Err(format!("coming replacements {coming:?}, recorded {:?}", self.coming_replacements));
+        let mut replacements: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for (replaced, machine) in self.machines.values().filter_map(|m| Some((m.replaces.clone()?, m))) {
+            replacements.entry(replaced).or_default().insert(machine.id.clone());
+        }
+        if replacements != self.replacements {
+            return Err(format!("replacements {replacements:?}, recorded {:?}", self.replacements));
         }
         for (group, target) in &self.group_targets {
             let sum: u32 = self.pools.values().filter(|p| p.id.node_group == *group).map(|p| p.target).sum();

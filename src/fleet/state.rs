@@ -44,8 +44,8 @@ pub struct Fleet {
     pub(super) spot_history: SpotHistory,
     /// Number of machines that wait for a request.
     pub(super) waiting: u32,
-    /// Replacements that do not run yet.
-    pub(super) coming_replacements: BTreeSet<MachineId>,
+    /// The replacements of each machine.
+    pub(super) replacements: BTreeMap<MachineId, BTreeSet<MachineId>>,
     pub(super) shortages: Shortages,
     /// NodeGroups with a spot pool whose offer is in the catalog.
     pub(super) spot_groups: BTreeSet<NodeGroupName>,
@@ -343,8 +343,8 @@ impl Fleet {
         if let Some(old) = self.machines.remove(&machine.id) {
             self.remove_derived(&old, old.pool != machine.pool);
         }
-        if machine.is_coming_replacement() {
-            self.coming_replacements.insert(machine.id.clone());
+        if let Some(replaced) = &machine.replaces {
+            self.replacements.entry(replaced.clone()).or_default().insert(machine.id.clone());
         }
         if let Some(vm) = machine.vm() {
             self.by_hostname.insert(vm.hostname.clone(), machine.id.clone());
@@ -370,7 +370,14 @@ impl Fleet {
     /// Removes a machine from derived state, and from its pool's members if it `leaves` the pool.
     fn remove_derived(&mut self, machine: &Machine, leaves: bool) {
         self.count_machine(machine, false);
-        self.coming_replacements.remove(&machine.id);
+        if let Some(replaced) = &machine.replaces
+            && let Some(replacements) = self.replacements.get_mut(replaced)
+        {
+            replacements.remove(&machine.id);
+            if replacements.is_empty() {
+                self.replacements.remove(replaced);
+            }
+        }
         if let Some(vm) = machine.vm() {
             self.by_hostname.remove(&vm.hostname);
             if let Some(id) = &vm.id {

@@ -125,7 +125,7 @@ pub struct CostEstimate {
     /// Cost of its nodes, without replacements.
     pub nodes: UsdPerHour,
     /// Number of its nodes that are replacements on their way.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub replacements: u32,
     /// Charge for spot machines of a class that the NodeGroup has many of: an interruption of that class could end all of them at once.
     #[serde(default, skip_serializing_if = "UsdPerHour::is_zero")]
@@ -141,6 +141,6 @@ pub struct CostEstimate {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
-fn is_none(count: &u32) -> bool {
+fn is_zero(count: &u32) -> bool {
     *count == 0
 }

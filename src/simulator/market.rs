@@ -9,6 +9,7 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::FromPrimitive as _;
 use serde::{Deserialize, Serialize};
 
+use super::anomalies::draw_event;
 use super::config_error::ConfigError;
 use super::span::{Span, later};
 
@@ -259,7 +260,8 @@ impl MarketConfig {
         Some((from, later(from, SignedDuration::from_secs(length as i64))))
     }
 
-    /// The interruptions of a new spot VM: withdrawn ones, and at most one that ends it.
+    /// Draws the interruptions of a new spot VM. All but the last are withdrawn; the last one ends the VM, if it comes in
+    /// time.
     pub(super) fn plan_interruptions(
         &self,
         class: MarketClass<'_>,
@@ -345,8 +347,4 @@ impl MarketClass<'_> {
         (self.seed, self.size, self.datacenter, purpose, index).hash(&mut hasher);
         (hasher.finish() >> 11) as f64 / (1_u64 << 53) as f64
     }
-}
-
-fn draw_event(probability: f64, rng: &mut impl RngExt) -> bool {
-    probability > 0.0 && rng.random_bool(probability)
 }

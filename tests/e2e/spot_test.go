@@ -192,7 +192,7 @@ func spotShortNotice(t *testing.T, d driver, recorded *recording) {
 	further := check()
 	w.awaitSettled(2, 0, 1, 3*time.Minute)
 	hold(t, "no further VM is created", 30*time.Second, func() error { return w.checkSettled(2, 0, 1) })
-	// The model may remove a node together with the one that its pods were to move to.
+	// The model can delete a node and the destination of its pods in one loop.
 	if d.real() {
 		check()
 	}

@@ -317,7 +317,7 @@ impl NodeDrainer {
     }
 }
 
-/// The pods that must still move, without those that take too long to end.
+/// The pods that the drain must still move. Pods that exceed their termination timeout are left out.
 fn left_pods<'a>(pods: &'a [Pod], progress: &mut DrainProgress, now: Instant) -> Vec<(DrainAction, &'a Pod)> {
     let mut left: Vec<(DrainAction, &Pod)> = pods
         .iter()

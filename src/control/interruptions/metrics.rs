@@ -40,6 +40,24 @@ impl InterruptionStage {
     }
 }
 
+/// The replacement of a machine when its drain begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DrainReplacement {
+    Ready,
+    NotNeeded,
+    Missing,
+}
+
+impl DrainReplacement {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::NotNeeded => "not_needed",
+            Self::Missing => "missing",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReplacementLabel {
     replacement: &'static str,
@@ -76,7 +94,7 @@ impl InterruptionMetrics {
         self.until_stage.get_or_create(&StageLabel { stage: stage.name() }).observe(elapsed);
     }
 
-    pub(super) fn count_drain(&self, replacement: &'static str) {
-        self.drains.get_or_create(&ReplacementLabel { replacement }).inc();
+    pub(super) fn count_drain(&self, replacement: DrainReplacement) {
+        self.drains.get_or_create(&ReplacementLabel { replacement: replacement.name() }).inc();
     }
 }

@@ -5,7 +5,7 @@ mod metrics;
 mod pods;
 mod progress;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +21,11 @@ use crate::clock::Clock;
 use crate::fleet::{
     Cause, Change, Fleet, Machine, MachineId, Names, Notice, NoticeSource, Phase, ReplacementState,
 };
+use metrics::DrainReplacement;
 pub use metrics::InterruptionMetrics;
 use pods::PodLists;
 pub use pods::{NodePods, drain_time};
-use progress::ReportedStages;
+use progress::{ReportedStages, has_ready_replacement};
 
 /// Interval of checks while there are notices.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -92,7 +93,8 @@ impl Interruptions {
         let is_recorded = self.record_notices().await?;
         let noticed: Vec<MachineId> =
             self.handle.read(|fleet| fleet.machines_with_notice().iter().map(|m| m.id.clone()).collect());
-        self.pods.retain(|id, _| noticed.contains(id));
+        let known: BTreeSet<&MachineId> = noticed.iter().collect();
+        self.pods.retain(|id, _| known.contains(id));
         self.report_stages();
         if noticed.is_empty() {
             return Ok(!is_recorded);
@@ -171,7 +173,8 @@ impl Interruptions {
         }
         let until = Instant::now() + LISTS_TIMEOUT;
         while let Ok(Some((id, pods))) = tokio::time::timeout_at(until, self.lists.next()).await {
-            if let Some(pods) = pods.filter(|_| machines.contains(&id)) {
+            // Pods of a machine without a notice are removed in the next pass.
+            if let Some(pods) = pods {
                 self.pods.insert(id, pods);
             }
         }
@@ -219,21 +222,18 @@ impl Interruptions {
     /// Begins the drains that are due: their replacement is ready, no pod must move, or no time is left.
     async fn begin_drains(&self) -> Result<(), CommandError> {
         let now = self.clock.now();
-        let due: Vec<(MachineId, Notice, &'static str)> = self.handle.read(|fleet| {
+        let due: Vec<(MachineId, Notice, DrainReplacement)> = self.handle.read(|fleet| {
             let due_drain = |machine: &&Machine| {
                 let notice = machine.notice.clone()?;
-                let replacement = fleet.live_replacement(&machine.id);
-                let is_ready = replacement.is_some_and(|replacement| {
-                    matches!(replacement.phase, Phase::Running { .. }) && self.nodes.is_ready(&replacement.id)
-                });
+                let is_ready = has_ready_replacement(fleet, machine, |id| self.nodes.is_ready(id));
                 let pods = self.pods.get(&machine.id);
                 let is_empty = pods.is_some_and(|pods| pods.requests.pods == 0);
                 let time = notice.deadline().duration_since(notice.received_at).max(SignedDuration::ZERO);
                 let is_last_moment = now + drain_time(pods, time.unsigned_abs()) >= notice.deadline();
                 let replacement = match (is_ready, is_empty) {
-                    (true, _) => "ready",
-                    (false, true) => "not_needed",
-                    (false, false) => "missing",
+                    (true, _) => DrainReplacement::Ready,
+                    (false, true) => DrainReplacement::NotNeeded,
+                    (false, false) => DrainReplacement::Missing,
                 };
                 (is_ready || is_empty || is_last_moment).then(|| (machine.id.clone(), notice, replacement))
             };
@@ -250,14 +250,14 @@ impl Interruptions {
             .await?;
         for (id, notice, replacement) in due.into_iter().filter(|_| is_written) {
             self.metrics.count_drain(replacement);
-            if replacement == "missing" {
+            if replacement == DrainReplacement::Missing {
                 tracing::warn!(
                     machine = %id,
                     deadline = %notice.deadline(),
                     "draining a Node with an interruption notice: no replacement was ready in time; its pods may be pending"
                 );
             } else {
-                tracing::info!(machine = %id, replacement, "draining a Node with an interruption notice");
+                tracing::info!(machine = %id, replacement = replacement.name(), "draining a Node with an interruption notice");
             }
         }
         Ok(())

@@ -66,10 +66,7 @@ fn reached_stages(
     machine: &Machine,
     is_ready: impl Fn(&MachineId) -> bool,
 ) -> impl Iterator<Item = InterruptionStage> {
-    let replacement = fleet.live_replacement(&machine.id);
-    let ready = replacement.is_some_and(|replacement| {
-        matches!(replacement.phase, Phase::Running { .. }) && is_ready(&replacement.id)
-    });
+    let ready = has_ready_replacement(fleet, machine, is_ready);
     let (begun, drained) = match &machine.phase {
         Phase::Deleting { drain, .. } => (true, !drain.is_due()),
         Phase::Pending | Phase::Creating { .. } | Phase::Running { .. } | Phase::Failed { .. } => {
@@ -77,11 +74,22 @@ fn reached_stages(
         }
     };
     [
-        (replacement.is_some(), InterruptionStage::ReplacementRecorded),
+        (fleet.live_replacement(&machine.id).is_some(), InterruptionStage::ReplacementRecorded),
         (ready, InterruptionStage::ReplacementReady),
         (begun, InterruptionStage::DrainBegun),
         (drained, InterruptionStage::Drained),
     ]
     .into_iter()
     .filter_map(|(is_reached, stage)| is_reached.then_some(stage))
+}
+
+/// Whether the Node of the machine's replacement is Ready.
+pub(super) fn has_ready_replacement(
+    fleet: &Fleet,
+    machine: &Machine,
+    is_ready: impl Fn(&MachineId) -> bool,
+) -> bool {
+    fleet.live_replacement(&machine.id).is_some_and(|replacement| {
+        matches!(replacement.phase, Phase::Running { .. }) && is_ready(&replacement.id)
+    })
 }

@@ -29,6 +29,7 @@ use crate::clock::Clock;
 use crate::fleet::{
     Cause, Change, Fleet, Hostname, MachineId, Names, Notice, NoticeSource, ReportedInterruption, VmId,
 };
+use crate::telemetry::RepeatedWarning;
 use message::{LastMessages, Message, MessageTarget};
 pub use signature::KeyError;
 use signature::{is_signed, read_key};
@@ -39,6 +40,8 @@ const MAX_BODY: usize = 4 << 10;
 const MAX_REQUESTS: usize = 16;
 /// Maximum number of concurrent connections.
 const MAX_CONNECTIONS: usize = 64;
+/// Interval of the warning about requests that are refused for the same reason.
+const REFUSAL_WARNING_INTERVAL: Duration = Duration::from_mins(1);
 /// Maximum time for a request, including its record.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,6 +53,8 @@ pub struct NoticeWebhook {
     key_file: PathBuf,
     last: Arc<Mutex<LastMessages>>,
     permits: Semaphore,
+    /// Limits the log of refused requests: every host that reaches the port can cause them.
+    refusal: Mutex<RepeatedWarning>,
 }
 
 impl NoticeWebhook {
@@ -57,7 +62,8 @@ impl NoticeWebhook {
     /// effect at once.
     pub fn new(handle: FleetHandle, nodes: NodesView, clock: Arc<dyn Clock>, key_file: PathBuf) -> Self {
         let permits = Semaphore::new(MAX_REQUESTS);
-        Self { handle, nodes, clock, key_file, last: Arc::default(), permits }
+        let refusal = Mutex::new(RepeatedWarning::new(REFUSAL_WARNING_INTERVAL));
+        Self { handle, nodes, clock, key_file, last: Arc::default(), permits, refusal }
     }
 
     /// Checks that the key file can be used.
@@ -199,7 +205,11 @@ async fn receive(State(webhook): State<Arc<NoticeWebhook>>, headers: HeaderMap, 
     match webhook.receive(&headers, &body).await {
         Ok(text) => (StatusCode::OK, text + "\n").into_response(),
         Err(Refused(status, reason)) => {
-            tracing::warn!(status = status.as_u16(), reason, "the webhook refused a request");
+            let mut warning = webhook.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+            if warning.is_due(&reason) {
+                tracing::warn!(status = status.as_u16(), reason, "the webhook refused a request");
+            }
+            drop(warning);
             (status, reason + "\n").into_response()
         }
     }

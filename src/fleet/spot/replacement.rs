@@ -99,7 +99,8 @@ impl Fleet {
 
     /// The replacements of the machine that count in the target size.
     pub fn replacements_of<'a>(&'a self, id: &'a MachineId) -> impl Iterator<Item = &'a Machine> {
-        self.machines.values().filter(move |m| m.replaces.as_ref() == Some(id) && m.counts())
+        let replacements = self.replacements.get(id).into_iter().flatten();
+        replacements.filter_map(|id| self.machines.get(id)).filter(|machine| machine.counts())
     }
 
     /// Machines with a VM and a notice that are not being deleted, the most urgent first.

@@ -39,12 +39,12 @@ impl Fleet {
     /// begun: its pods are pending. They are in the target size and in every count.
     fn available_in_group<'a>(&'a self, pool: &'a Pool) -> impl Iterator<Item = &'a Machine> {
         let can_grow = self.group(pool).is_some_and(|group| group.deletion.is_none());
-        let coming = self.coming_replacements.iter().filter(move |_| can_grow);
-        let coming = coming.filter_map(|id| self.machines.get(id));
-        coming.filter(|replacement| {
-            let replaced = replacement.replaces.as_ref().and_then(|id| self.machines.get(id));
-            replacement.pool.node_group == pool.id.node_group
-                && replaced.is_none_or(|replaced| !replaced.counts())
+        let ending = self.replacements.iter().filter(move |(replaced, _)| {
+            can_grow && self.machines.get(*replaced).is_none_or(|replaced| !replaced.counts())
+        });
+        let replacements = ending.flat_map(|(_, ids)| ids).filter_map(|id| self.machines.get(id));
+        replacements.filter(|replacement| {
+            replacement.is_coming_replacement() && replacement.pool.node_group == pool.id.node_group
         })
     }
 }

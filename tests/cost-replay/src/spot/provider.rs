@@ -104,7 +104,7 @@ impl Provider {
         self.nodes.get(id).copied()
     }
 
-    /// `NodeGroupIncreaseSize`. Returns the new machines and those that are taken over; none if it is refused.
+    /// Executes `NodeGroupIncreaseSize`. Returns the added and the taken-over machines, or none if the fleet refuses it.
     pub(crate) fn increase(&mut self, pool: usize, count: u64, now: u64) -> Vec<MachineId> {
         let named = &mut self.named;
         let names = &mut |group: &NodeGroupName| next_name(named, group);
