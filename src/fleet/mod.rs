@@ -73,7 +73,7 @@ pub use size_profile::{Amounts, NodeShape, ObservedNode, Sample, SizeProfile};
 pub use spot::{
     BreakerState, CircuitBreaker, InterruptionPreview, Interruptions, MAX_NOTICE, MaxSpotShare, Notice,
     NoticeSource, ReplacementState, ReportedInterruption, SpotBlock, SpotClass, SpotDefaults, SpotFailure,
-    SpotFailureReason, SpotHistory, SpotPolicy, StartupTime,
+    SpotFailureReason, SpotHistory, SpotPolicy, StartupTime, Visibility,
 };
 pub use state::{Fleet, Pool};
 pub use taint::{Taint, TaintEffect};

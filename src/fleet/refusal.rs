@@ -122,7 +122,7 @@ pub enum Refusal {
         delta: u32,
         /// Spot machines that are not Deleting.
         spot: u32,
-        /// On-demand machines that are not Deleting.
+        /// On-demand machines that are not Deleting and have no notice.
         on_demand: u32,
         /// `spec.spotConfig.maxSpotPercentage`.
         percent: u32,
@@ -151,7 +151,7 @@ pub enum Refusal {
         delta: u32,
         /// Spot machines that are not Deleting.
         spot: u32,
-        /// On-demand machines that are not Deleting.
+        /// On-demand machines that are not Deleting and have no notice.
         on_demand: u32,
         /// `spec.spotConfig.maxSpotPercentage`.
         percent: u32,
@@ -200,7 +200,7 @@ pub enum Refusal {
         healthy: u32,
         /// Spot machines that are not Deleting.
         spot: u32,
-        /// On-demand machines that are not Deleting.
+        /// On-demand machines that are not Deleting and have no notice.
         on_demand: u32,
         /// `spec.spotConfig.maxSpotPercentage`.
         percent: u32,

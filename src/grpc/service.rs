@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::convert::{instance, node_ref, template_bytes};
 use super::deadline::time_budget;
+use super::expander::{ExpanderService, ExpanderUsage};
 use super::options::{Release, fill_options};
 use super::pod::pod_requests;
 use super::pricing::{UNREADABLE_POD, hours, node_price, pod_price};
@@ -28,13 +29,16 @@ use super::proto::{
 use super::recent_pools::RecentPools;
 use super::status::{command_error, unknown_pool};
 use crate::api::GPU_LABEL;
+use crate::clock::{Clock, SystemClock};
 use crate::control::{Command, CommandError, FleetHandle};
-use crate::fleet::{Fleet, NodeGroupName, Pool, Refusal, Template};
+use crate::fleet::{Fleet, NodeGroupName, Pool, Refusal, Template, Visibility};
 
 /// The `CloudProvider` service over a fleet.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CloudProviderService {
     handle: FleetHandle,
+    clock: Arc<dyn Clock>,
+    expander: ExpanderUsage,
     recent_pools: RecentPools,
     options_withheld: Arc<Mutex<BTreeSet<NodeGroupName>>>,
 }
@@ -42,7 +46,23 @@ pub struct CloudProviderService {
 impl CloudProviderService {
     /// Serves the fleet.
     pub fn new(handle: FleetHandle) -> Self {
-        Self { handle, recent_pools: RecentPools::default(), options_withheld: Arc::default() }
+        Self {
+            handle,
+            clock: Arc::new(SystemClock),
+            expander: ExpanderUsage::default(),
+            recent_pools: RecentPools::default(),
+            options_withheld: Arc::default(),
+        }
+    }
+
+    /// Hides replacements while Cluster Autoscaler uses this expander (docs/designs/spot.md).
+    pub fn with_expander(self, expander: &ExpanderService) -> Self {
+        Self { clock: Arc::clone(expander.clock()), expander: expander.usage().clone(), ..self }
+    }
+
+    /// The replacements that Cluster Autoscaler sees. Without the expander it may choose another pool than theirs.
+    fn visibility(&self) -> Visibility {
+        if self.expander.is_used() { Visibility::BesideOthers(self.clock.now()) } else { Visibility::All }
     }
 
     fn read_pool<R>(&self, id: &str, f: impl FnOnce(&Fleet, &Pool) -> R) -> Result<R, Status> {
@@ -103,8 +123,8 @@ impl CloudProviderService {
 
 /// A pool in replies to `NodeGroups` and `NodeGroupForNode`, which must be equal
 /// (docs/reference/cluster-autoscaler.md#nodegroupfornode).
-fn node_group(fleet: &Fleet, pool: &Pool) -> NodeGroup {
-    let limits = fleet.limits(pool);
+fn node_group(fleet: &Fleet, pool: &Pool, visibility: Visibility) -> NodeGroup {
+    let limits = fleet.visible_limits(pool, visibility);
     NodeGroup {
         id: pool.text.to_string(),
         min_size: wire_size(limits.min),
@@ -137,9 +157,10 @@ impl CloudProvider for CloudProviderService {
         &self,
         _: Request<NodeGroupsRequest>,
     ) -> Result<Response<NodeGroupsResponse>, Status> {
+        let visibility = self.visibility();
         let node_groups = self.handle.read(|fleet| {
             self.recent_pools.record_all(fleet);
-            fleet.pools().map(|pool| node_group(fleet, pool)).collect()
+            fleet.pools().map(|pool| node_group(fleet, pool, visibility)).collect()
         });
         Ok(Response::new(NodeGroupsResponse { node_groups }))
     }
@@ -149,11 +170,12 @@ impl CloudProvider for CloudProviderService {
         request: Request<NodeGroupForNodeRequest>,
     ) -> Result<Response<NodeGroupForNodeResponse>, Status> {
         let node = request.into_inner().node.unwrap_or_default();
+        let visibility = self.visibility();
         let found = self.handle.read(|fleet| {
             // A Node without providerID has no labels and taints yet. As a node of its pool it would no
             // longer be upcoming, but could not take its pods, and Cluster Autoscaler would add more nodes.
             let pool = pool_of(fleet, &node.provider_id, &node.name).filter(|_| !node.provider_id.is_empty());
-            pool.map(|pool| node_group(fleet, pool))
+            pool.map(|pool| node_group(fleet, pool, visibility))
         });
         Ok(Response::new(NodeGroupForNodeResponse { node_group: Some(found.unwrap_or_default()) }))
     }
@@ -209,7 +231,9 @@ impl CloudProvider for CloudProviderService {
         request: Request<NodeGroupTargetSizeRequest>,
     ) -> Result<Response<NodeGroupTargetSizeResponse>, Status> {
         let id = &request.get_ref().id;
-        let target = self.read_pool_or(id, |_| 0, |fleet, pool| fleet.limits(pool).target)?;
+        let visibility = self.visibility();
+        let target = |fleet: &Fleet, pool: &Pool| fleet.visible_limits(pool, visibility).target;
+        let target = self.read_pool_or(id, |_| 0, target)?;
         Ok(Response::new(NodeGroupTargetSizeResponse { target_size: wire_size(target) }))
     }
 
@@ -219,6 +243,7 @@ impl CloudProvider for CloudProviderService {
     ) -> Result<Response<NodeGroupIncreaseSizeResponse>, Status> {
         let time_budget = time_budget(request.metadata());
         let NodeGroupIncreaseSizeRequest { delta, id: pool } = request.into_inner();
+        self.expander.note_increase();
         self.execute(Command::IncreaseSize { pool, delta }, time_budget).await?;
         Ok(Response::new(NodeGroupIncreaseSizeResponse {}))
     }
@@ -254,7 +279,9 @@ impl CloudProvider for CloudProviderService {
         request: Request<NodeGroupNodesRequest>,
     ) -> Result<Response<NodeGroupNodesResponse>, Status> {
         let id = &request.get_ref().id;
-        let instances = |fleet: &Fleet, pool: &Pool| fleet.machines_of(pool).map(instance).collect();
+        let visibility = self.visibility();
+        let instances =
+            |fleet: &Fleet, pool: &Pool| fleet.visible_machines(pool, visibility).map(instance).collect();
         let instances = self.read_pool_or(id, |_| Vec::new(), instances)?;
         Ok(Response::new(NodeGroupNodesResponse { instances }))
     }

@@ -4,12 +4,13 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use tonic::{Code, Request};
 
-use super::CloudProviderService;
 use super::proto::cloud_provider_server::CloudProvider as _;
+use super::proto::grpcplugin::expander_server::Expander as _;
 use super::proto::instance_status::InstanceState;
 use super::proto::*;
+use super::{CloudProviderService, ExpanderService};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::control::{AuditLog, FleetConfig, FleetHandle, FleetWriter};
 use crate::fleet::{
     AutoscalingOptions, Change, DrainState, Failure, FailureReason, Fleet, Hostname, Machine,
@@ -286,6 +287,55 @@ async fn a_refused_command_gives_its_reason_and_changes_nothing() {
     let upwards = service.node_group_decrease_target_size(Request::new(decrease)).await.unwrap_err();
     assert_eq!(upwards.code(), Code::InvalidArgument);
     assert_eq!(target(&service).await, 4);
+}
+
+/// Services over a fleet with a replacement in an empty pool: the provider, and its expander.
+fn services_with_replacement() -> (CloudProviderService, ExpanderService) {
+    let mut fleet = fleet();
+    let replacement = Machine {
+        pool: LARGE.parse().unwrap(),
+        created_at: SystemClock.now(),
+        replaces: Some("workers-0005".into()),
+        ..machine("workers-0006", Phase::Pending)
+    };
+    fleet.apply(&Change::SaveMachine(replacement));
+    let handle = FleetHandle::fixed(fleet);
+    let expander = ExpanderService::new(handle.clone(), Arc::new(SystemClock), Arc::default());
+    (CloudProviderService::new(handle).with_expander(&expander), expander)
+}
+
+/// Maximum, target size, and number of instances of the large pool.
+async fn large_pool(service: &CloudProviderService) -> (i32, i32, usize) {
+    let id = || LARGE.to_owned();
+    let group = groups(service).await.into_iter().find(|group| group.id == LARGE).unwrap();
+    let owned = group_of(service, node("vpsie://machine/workers-0006", "vpsie://machine/workers-0006")).await;
+    assert_eq!(owned, group, "its node belongs to the pool in any case");
+    let request = NodeGroupTargetSizeRequest { id: id() };
+    let target = service.node_group_target_size(Request::new(request)).await.unwrap().into_inner();
+    let request = NodeGroupNodesRequest { id: id() };
+    let nodes = service.node_group_nodes(Request::new(request)).await.unwrap().into_inner();
+    (group.max_size, target.target_size, nodes.instances.len())
+}
+
+#[tokio::test]
+async fn replacements_are_hidden_while_the_expander_is_used() {
+    let (service, expander) = services_with_replacement();
+    assert_eq!(large_pool(&service).await, (7, 1, 1), "the expander was not called");
+    expander.best_options(Request::new(grpcplugin::BestOptionsRequest::default())).await.unwrap();
+    assert_eq!(large_pool(&service).await, (6, 0, 0));
+    assert_eq!(target(&service).await, 4, "the pool with other machines");
+}
+
+#[tokio::test]
+async fn an_increase_without_the_expander_shows_replacements() {
+    let (_, expander) = services_with_replacement();
+    let expander = expander.with_assumed_usage(true);
+    let (service, _) = services_with_replacement();
+    let service = service.with_expander(&expander);
+    assert_eq!(large_pool(&service).await, (6, 0, 0), "assumed");
+    let increase = NodeGroupIncreaseSizeRequest { id: SMALL.to_owned(), delta: 1 };
+    service.node_group_increase_size(Request::new(increase)).await.unwrap_err();
+    assert_eq!(large_pool(&service).await, (7, 1, 1));
 }
 
 #[tokio::test]

@@ -21,7 +21,17 @@ pub(crate) fn base_url(shapes: Shapes) -> &'static str {
 /// Creates a Cluster Autoscaler with short timeouts. Each call to the provider has a deadline of five
 /// seconds.
 pub(crate) fn new_autoscaler(minor: Minor, channel: &CaChannel, seed: u64) -> Autoscaler {
-    let config = Config {
+    new_autoscaler_with(minor, channel, autoscaler_config(seed))
+}
+
+/// The same with other flags.
+pub(crate) fn new_autoscaler_with(minor: Minor, channel: &CaChannel, config: Config) -> Autoscaler {
+    Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), channel.clone())))
+}
+
+/// Flags of Cluster Autoscaler, with short timeouts.
+pub(crate) fn autoscaler_config(seed: u64) -> Config {
+    Config {
         max_node_provision_time: Duration::from_mins(6),
         scale_down_unneeded_time: Duration::from_mins(1),
         scale_down_unready_time: Duration::from_mins(3),
@@ -31,8 +41,7 @@ pub(crate) fn new_autoscaler(minor: Minor, channel: &CaChannel, seed: u64) -> Au
         max_backoff: Duration::from_mins(4),
         seed,
         ..Config::default()
-    };
-    Autoscaler::new(config, Provider::new(minor, Link::new(Duration::from_secs(5), channel.clone())))
+    }
 }
 
 pub(crate) fn node_groups() -> Vec<NodeGroup> {

@@ -305,8 +305,10 @@ pub(super) async fn serve_grpc(
     metrics: GrpcMetrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let expander = expander.with_assumed_usage(settings.expander.is_some());
+    let provider = CloudProviderService::new(handle).with_expander(&expander);
     let own = Services { provider: None, expander: expander.clone() };
-    let both = Services { provider: Some(CloudProviderService::new(handle)), expander };
+    let both = Services { provider: Some(provider), expander };
     let own = match (ports.expander, &settings.expander) {
         (Some(listener), Some((_, config))) => {
             Either::Left(grpc::serve(config.clone(), own, metrics.clone(), listener, shutdown.clone()))

@@ -1,15 +1,16 @@
 //! A loop over drains: those with a deadline, or the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::due::{DueDrain, due_drains};
+use super::due::{DueDrain, due_drains, find_due_drain};
 use super::node::{NodeDrainer, StepResult};
 use super::progress::{API_SERVER_RETRY, DrainProgress};
 use crate::control::handle::CommandError;
@@ -22,6 +23,8 @@ const MAX_DRAINS: usize = 3;
 const MAX_URGENT_NODES: usize = 16;
 /// Interval of checks of a drain.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Time after which the order of the drains is determined again within a pass: more urgent ones may have come.
+const ORDER_VALID_FOR: Duration = Duration::from_secs(1);
 
 /// The drains of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +35,17 @@ pub(super) enum Urgency {
     None,
 }
 
-/// A loop over the drains of one urgency. Slow drains of one lane delay none of the other.
+/// A loop over the drains of one urgency. Slow drains of one lane delay none of the other. In the lane of drains with a
+/// deadline, a slow drain occupies one of [`MAX_URGENT_NODES`] slots and delays none of the others.
 pub(super) struct DrainLane {
     drainer: Arc<NodeDrainer>,
     urgency: Urgency,
     under_way: BTreeMap<MachineId, DrainProgress>,
+    /// Steps under way. Those of an earlier pass may continue in the next one.
+    running: FuturesUnordered<BoxFuture<'static, Step>>,
+    /// Machines with a step under way, and whether their drain is blocked.
+    slots: BTreeMap<MachineId, bool>,
+    pass: Pass,
     /// No request is sent before this time, because all requests of a pass failed.
     quiet_until: Instant,
     /// Number of blocked drains in the metric.
@@ -64,9 +73,36 @@ struct Pass {
     failed: Vec<(MachineId, Vec<NodeFacts>, String)>,
 }
 
+impl Default for Pass {
+    fn default() -> Self {
+        Self { stepped: BTreeSet::new(), free: MAX_DRAINS, has_succeeded: false, failed: Vec::new() }
+    }
+}
+
+/// The drains of a pass that had no step yet, in their order.
+struct Queue {
+    machines: VecDeque<MachineId>,
+    ordered_at: Instant,
+}
+
+impl Queue {
+    fn new(due: Vec<DueDrain>) -> Self {
+        Self { machines: due.into_iter().map(|due| due.machine).collect(), ordered_at: Instant::now() }
+    }
+}
+
 impl DrainLane {
     pub(super) fn new(drainer: Arc<NodeDrainer>, urgency: Urgency) -> Self {
-        Self { drainer, urgency, under_way: BTreeMap::new(), quiet_until: Instant::now(), blocked: 0 }
+        Self {
+            drainer,
+            urgency,
+            under_way: BTreeMap::new(),
+            running: FuturesUnordered::new(),
+            slots: BTreeMap::new(),
+            pass: Pass::default(),
+            quiet_until: Instant::now(),
+            blocked: 0,
+        }
     }
 
     /// Runs until `shutdown`.
@@ -75,11 +111,19 @@ impl DrainLane {
         loop {
             let busy = shutdown.run_until_cancelled(self.advance_drains()).await;
             let Some(Ok(busy)) = busy else { return };
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(POLL_INTERVAL), if busy => {}
-                () = commits.changed(), if !busy => {}
+            let next_pass = Instant::now() + POLL_INTERVAL;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return,
+                    Some(step) = self.running.next(), if !self.running.is_empty() => {
+                        if self.note_step(step).is_err() {
+                            return;
+                        }
+                    }
+                    () = tokio::time::sleep_until(next_pass), if busy => break,
+                    () = commits.changed(), if !busy => break,
+                }
             }
         }
     }
@@ -87,82 +131,116 @@ impl DrainLane {
     /// Advances each drain as far as possible now. Returns true iff a Node is left to drain.
     async fn advance_drains(&mut self) -> Result<bool, CommandError> {
         let due = self.due_drains();
-        self.under_way.retain(|id, _| due.iter().any(|due| due.machine == *id));
+        let machines: BTreeSet<&MachineId> = due.iter().map(|due| &due.machine).collect();
+        self.under_way.retain(|id, _| machines.contains(id));
+        let busy = !due.is_empty();
         // Before the first list of Nodes, a missing Node proves nothing.
         if self.drainer.nodes.has_listed() {
-            self.pass().await?;
+            self.pass(Queue::new(due)).await?;
         }
-        let blocked = self.under_way.values().filter(|progress| progress.is_blocked()).count() as i64;
+        let waiting = self.under_way.values().map(DrainProgress::is_blocked);
+        let blocked =
+            waiting.chain(self.slots.values().copied()).filter(|is_blocked| *is_blocked).count() as i64;
         self.drainer.metrics.blocked.inc_by(blocked - self.blocked);
         self.blocked = blocked;
-        Ok(!due.is_empty())
+        Ok(busy)
     }
 
     /// The due drains of this lane. Machines whose requests fail come last and in turn, so that they delay no others.
     fn due_drains(&self) -> Vec<DueDrain> {
         let mut due = self.drainer.handle.read(due_drains);
-        due.retain(|due| due.deadline.is_some() == (self.urgency == Urgency::Deadline));
+        due.retain(|due| self.has(due));
         due.sort_by_key(|due| self.under_way.get(&due.machine)?.failed_at());
         due
     }
 
-    /// Advances each drain by one step.
-    async fn pass(&mut self) -> Result<(), CommandError> {
-        let drainer = Arc::clone(&self.drainer);
+    /// Whether the drain belongs to this lane.
+    fn has(&self, due: &DueDrain) -> bool {
+        due.deadline.is_some() == (self.urgency == Urgency::Deadline)
+    }
+
+    /// Advances each drain by one step. Drains with a deadline: returns once no other step can begin.
+    async fn pass(&mut self, mut queue: Queue) -> Result<(), CommandError> {
+        self.note_failures();
+        self.pass = Pass::default();
         let most = match self.urgency {
             Urgency::Deadline => MAX_URGENT_NODES,
             Urgency::None => 1,
         };
-        let mut pass =
-            Pass { stepped: BTreeSet::new(), free: MAX_DRAINS, has_succeeded: false, failed: Vec::new() };
-        let mut running = FuturesUnordered::new();
         loop {
-            while running.len() < most
-                && self.may_send(&pass)
-                && let Some((due, nodes)) = self.next(&mut pass)
+            while self.slots.len() < most
+                && self.may_send()
+                && let Some((due, nodes)) = self.next(&mut queue)
             {
-                let progress = self.under_way.remove(&due.machine);
-                running.push(advance(&drainer, due, nodes, progress));
+                self.begin_step(due, nodes);
             }
-            let Some(step) = running.next().await else { break };
-            self.note_step(step, &mut pass)?;
+            let is_complete = queue.machines.is_empty() && self.urgency == Urgency::Deadline;
+            if self.slots.is_empty() || is_complete {
+                break;
+            }
+            match tokio::time::timeout(POLL_INTERVAL, self.running.next()).await {
+                Ok(Some(step)) => self.note_step(step)?,
+                Ok(None) => break,
+                Err(_) if self.urgency == Urgency::Deadline && !self.may_send() => break,
+                Err(_) => {}
+            }
         }
-        self.note_failures(pass);
+        if self.slots.is_empty() {
+            self.note_failures();
+        }
         Ok(())
     }
 
-    /// Whether a request may be sent. Not after a failure, until another request of the pass succeeded.
-    fn may_send(&self, pass: &Pass) -> bool {
-        let is_failing = !pass.failed.is_empty() && !pass.has_succeeded;
-        !is_failing && Instant::now() >= self.quiet_until && !self.drainer.is_throttled()
+    /// Whether a request may be sent. Not after a failure, until another request of the pass succeeded. Drains with a
+    /// deadline continue while evictions are throttled, since pods may have to be deleted.
+    fn may_send(&self) -> bool {
+        let is_failing = !self.pass.failed.is_empty() && !self.pass.has_succeeded;
+        let is_throttled = self.urgency == Urgency::None && self.drainer.is_throttled();
+        !is_failing && Instant::now() >= self.quiet_until && !is_throttled
     }
 
-    /// The next drain of the pass, by the present state of the fleet: a more urgent one may have come.
-    fn next(&self, pass: &mut Pass) -> Option<(DueDrain, Vec<NodeFacts>)> {
-        for due in self.due_drains() {
-            let progress = self.under_way.get(&due.machine);
-            if !progress.is_none_or(DrainProgress::is_due) || !pass.stepped.insert(due.machine.clone()) {
+    /// The next drain of the pass.
+    fn next(&mut self, queue: &mut Queue) -> Option<(DueDrain, Vec<NodeFacts>)> {
+        if queue.ordered_at.elapsed() >= ORDER_VALID_FOR {
+            *queue = Queue::new(self.due_drains());
+        }
+        while let Some(machine) = queue.machines.pop_front() {
+            let progress = self.under_way.get(&machine);
+            if self.slots.contains_key(&machine)
+                || !progress.is_none_or(DrainProgress::is_due)
+                || !self.pass.stepped.insert(machine.clone())
+            {
                 continue;
             }
-            let nodes = self.drainer.nodes.nodes_of(&due.machine);
+            let due = self.drainer.handle.read(|fleet| find_due_drain(fleet, &machine));
+            let Some(due) = due.filter(|due| self.has(due)) else { continue };
+            let nodes = self.drainer.nodes.nodes_of(&machine);
             if nodes.is_empty() && due.drain != DrainState::Pending {
                 continue;
             }
             let is_drain = !nodes.is_empty() && due.drain != DrainState::NoNode;
             let is_free = due.deadline.is_some() || progress.is_some_and(DrainProgress::is_blocked);
             if is_drain && !is_free {
-                if pass.free == 0 {
+                if self.pass.free == 0 {
                     continue;
                 }
-                pass.free -= 1;
+                self.pass.free -= 1;
             }
             return Some((due, nodes));
         }
         None
     }
 
-    fn note_step(&mut self, step: Step, pass: &mut Pass) -> Result<(), CommandError> {
+    fn begin_step(&mut self, due: DueDrain, nodes: Vec<NodeFacts>) {
+        let progress = self.under_way.remove(&due.machine);
+        self.slots.insert(due.machine.clone(), progress.as_ref().is_some_and(DrainProgress::is_blocked));
+        self.running.push(advance(Arc::clone(&self.drainer), due, nodes, progress).boxed());
+    }
+
+    fn note_step(&mut self, step: Step) -> Result<(), CommandError> {
         let Step { due, nodes, progress, was_under_way, result } = step;
+        self.slots.remove(&due.machine);
+        let pass = &mut self.pass;
         let is_under_way = match result? {
             StepResult::Complete => {
                 pass.has_succeeded = true;
@@ -190,14 +268,16 @@ impl DrainLane {
 
     /// Records failed requests about Nodes. Only these Nodes wait if another request of the pass succeeded; otherwise
     /// all Nodes of the lane wait.
-    fn note_failures(&mut self, pass: Pass) {
+    fn note_failures(&mut self) {
         let now = Instant::now();
-        if !pass.failed.is_empty() && !pass.has_succeeded {
+        let has_succeeded = self.pass.has_succeeded;
+        let failed = std::mem::take(&mut self.pass.failed);
+        if !failed.is_empty() && !has_succeeded {
             self.quiet_until = now + API_SERVER_RETRY;
         }
-        for (id, nodes, why) in pass.failed {
+        for (id, nodes, why) in failed {
             let progress = self.under_way.entry(id.clone()).or_insert_with(DrainProgress::new);
-            progress.note_failure(pass.has_succeeded);
+            progress.note_failure(has_succeeded);
             if progress.must_report(now) {
                 self.drainer.report_blocked(&id, nodes.first(), &why);
             }
@@ -206,7 +286,7 @@ impl DrainLane {
 }
 
 async fn advance(
-    drainer: &NodeDrainer,
+    drainer: Arc<NodeDrainer>,
     due: DueDrain,
     nodes: Vec<NodeFacts>,
     progress: Option<DrainProgress>,

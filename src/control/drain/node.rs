@@ -138,13 +138,13 @@ impl NodeDrainer {
         if left.is_empty() {
             return self.record_drain(target.machine, DrainState::Done, Some(target.node)).await;
         }
-        let to_evict: BTreeMap<String, &Pod> = left
+        let mut to_evict: BTreeMap<String, &Pod> = left
             .iter()
             .filter(|(action, _)| *action == DrainAction::Evict)
             .map(|(_, pod)| (key(pod), *pod))
             .collect();
-        let blocked_by = self.evict_pods(due, &to_evict, progress, now).await;
-        self.delete_late_pods(due, target.node, &to_evict, progress).await;
+        let blocked_by = self.evict_pods(due, &mut to_evict, progress, now).await;
+        self.delete_late_pods(due, target.node, &to_evict).await;
         if let Some(why) = blocked_by.filter(|_| progress.must_report(now)) {
             self.report_blocked(target.machine, Some(target.node), &why);
         }
@@ -167,29 +167,33 @@ impl NodeDrainer {
         self.deletes_pods && has_had_time && has_passed
     }
 
-    /// Requests the evictions that are due. Returns the reason why one is blocked.
+    /// Requests the evictions that are due. Afterwards `left` has the pods that are not evicted: blocked or throttled ones.
+    /// Returns the reason why one is blocked.
     async fn evict_pods(
         &self,
         due: &DueDrain,
-        to_evict: &BTreeMap<String, &Pod>,
+        left: &mut BTreeMap<String, &Pod>,
         progress: &mut DrainProgress,
         now: Instant,
     ) -> Option<String> {
-        progress.blocked.retain(|pod, _| to_evict.contains_key(pod));
+        progress.blocked.retain(|pod, _| left.contains_key(pod));
         let is_ready = |pod: &String| progress.blocked.get(pod).is_none_or(|until| now >= *until);
-        let ready: Vec<(&String, &Pod)> =
-            to_evict.iter().filter(|(pod, _)| is_ready(pod)).map(|(key, pod)| (key, *pod)).collect();
+        let ready: Vec<(String, &Pod)> =
+            left.iter().filter(|(pod, _)| is_ready(pod)).map(|(key, pod)| (key.clone(), *pod)).collect();
         let mut blocked_by = None;
         let batch_size = if due.deadline.is_some() { MAX_URGENT_EVICTIONS } else { MAX_EVICTIONS };
         for batch in ready.chunks(batch_size) {
             if self.is_throttled() {
                 break;
             }
-            let evictions = batch.iter().map(async |(key, pod)| (*key, evict(&self.client, pod).await));
+            let evictions = batch.iter().map(async |(key, pod)| (key, evict(&self.client, pod).await));
             for (pod, result) in futures::future::join_all(evictions).await {
                 self.metrics.count_eviction(result.name());
                 match result {
-                    EvictionResult::Accepted => drop(progress.blocked.remove(pod)),
+                    EvictionResult::Accepted => {
+                        progress.blocked.remove(pod);
+                        left.remove(pod);
+                    }
                     EvictionResult::Throttled(wait) => self.throttle(Instant::now() + wait.get()),
                     EvictionResult::Blocked(why) | EvictionResult::Failed(why) => {
                         progress.blocked.insert(pod.clone(), now + EVICTION_RETRY);
@@ -202,18 +206,11 @@ impl NodeDrainer {
     }
 
     /// Deletes pods that could not be evicted, if the deadline leaves them just their grace period.
-    async fn delete_late_pods(
-        &self,
-        due: &DueDrain,
-        node: &NodeFacts,
-        to_evict: &BTreeMap<String, &Pod>,
-        progress: &DrainProgress,
-    ) {
+    async fn delete_late_pods(&self, due: &DueDrain, node: &NodeFacts, left: &BTreeMap<String, &Pod>) {
         let Some(deadline) = due.deadline.filter(|_| self.deletes_pods) else { return };
         let time = self.clock.now();
         let is_late = |pod: &Pod| time + termination_grace(pod) + DELETION_MARGIN >= deadline;
-        let blocked = to_evict.iter().filter(|(pod, _)| progress.blocked.contains_key(*pod));
-        let late: Vec<&Pod> = blocked.map(|(_, pod)| *pod).filter(|pod| is_late(pod)).collect();
+        let late: Vec<&Pod> = left.values().copied().filter(|pod| is_late(pod)).collect();
         for batch in late.chunks(MAX_URGENT_EVICTIONS) {
             let deletions = batch.iter().map(async |pod| (*pod, delete_pod(&self.client, pod).await));
             for (pod, deleted) in futures::future::join_all(deletions).await {

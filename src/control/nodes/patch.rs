@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use serde_json::{Value, json};
 
+use super::notices::read_notice;
 use crate::catalog::is_capacity_type_label;
-use crate::fleet::{Fleet, Machine, Phase, Vm, names};
+use crate::fleet::{Fleet, Machine, Notice, NoticeSource, Phase, Vm, names};
 
 /// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is the time of the deletion, in
 /// seconds since 1970.
@@ -66,10 +67,15 @@ fn uncordon_adopted(node: &Node, mut patch: Value) -> Value {
 fn cordon_interrupted(node: &Node, machine: &Machine, mut patch: Value) -> Value {
     let annotations = node.metadata.annotations.as_ref();
     let is_marked = annotations.is_some_and(|all| all.contains_key(names::INTERRUPTION_CORDON));
-    if !machine.counts() || machine.notice.is_some() == is_marked {
+    if !machine.counts() || !is_marked && machine.notice.is_none() {
         return patch;
     }
-    if is_marked {
+    if let (Some(notice), true) = (&machine.notice, is_marked) {
+        // Another program uncordoned it.
+        if !is_cordoned(node) && is_shown(node, notice) {
+            patch["spec"]["unschedulable"] = json!(true);
+        }
+    } else if is_marked {
         patch["spec"]["unschedulable"] = json!(false);
         patch["metadata"]["annotations"][names::INTERRUPTION_CORDON] = Value::Null;
         if annotations
@@ -89,6 +95,12 @@ fn cordon_interrupted(node: &Node, machine: &Machine, mut patch: Value) -> Value
         }
     }
     patch
+}
+
+/// Whether a source of the notice shows it still. A withdrawal on the Node is recorded a moment later, and the user who
+/// withdrew it may have uncordoned the Node.
+fn is_shown(node: &Node, notice: &Notice) -> bool {
+    notice.deadlines.keys().any(|source| *source != NoticeSource::Node) || read_notice(node).is_some()
 }
 
 /// Extends the patch so that Cluster Autoscaler does not remove the Node of a replacement before the pods of the

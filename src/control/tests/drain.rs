@@ -121,7 +121,7 @@ pub(super) fn is_eviction(request: &ApiRequest) -> bool {
 }
 
 /// Whether the request lists the pods of the Node.
-fn lists_pods_on(request: &ApiRequest, n: u32) -> bool {
+pub(super) fn lists_pods_on(request: &ApiRequest, n: u32) -> bool {
     let selector = request.query.get("fieldSelector");
     request.is_verb_on(Verb::List, "pods")
         && selector.is_some_and(|on| *on == format!("spec.nodeName=slave-{n}"))

@@ -1,5 +1,6 @@
 //! Notices of interruptions, against an API server in the process.
 
+use fake_kube::Verb;
 use serde_json::{Value, json};
 
 use super::drain::{Cluster, id, is_eviction, refused};
@@ -126,6 +127,45 @@ async fn a_withdrawn_notice_uncordons_the_node() {
     tokio::time::sleep(Duration::from_mins(10)).await;
     assert!(cluster.handle.read(|fleet| fleet.machine(&id(1)).is_some_and(Machine::counts)));
     assert_eq!(cluster.evictions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_uncordoned_despite_its_notice_is_cordoned_again() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("web", 1, &json!({}));
+    cluster.record_notice(1);
+    let is_cordoned = |c: &Cluster| c.node_object(1)["spec"]["unschedulable"] == json!(true);
+    cluster.until("it is cordoned", is_cordoned).await;
+    for _ in 0..2 {
+        cluster.kube.patch("nodes", "", "slave-1", json!({"spec": {"unschedulable": null}})).unwrap();
+        assert!(!is_cordoned(&cluster));
+        cluster.until("it is cordoned again", is_cordoned).await;
+    }
+    cluster.annotate(1, &Value::Null);
+    cluster.until("it is uncordoned after the withdrawal", |c| !is_cordoned(c)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_who_withdraws_a_notice_can_uncordon_the_node() {
+    let mut cluster = Cluster::new(1).await;
+    cluster.pod("web", 1, &json!({}));
+    cluster.record_notice(1);
+    let is_cordoned = |c: &Cluster| c.node_object(1)["spec"]["unschedulable"] == json!(true);
+    cluster.until("it is cordoned", is_cordoned).await;
+    let patches = |c: &Cluster| c.kube.count(|request| request.is_verb_on(Verb::Patch, "nodes"));
+    let before = patches(&cluster);
+    let withdrawn = json!({
+        "metadata": {"annotations": {names::INTERRUPTION: null}}, "spec": {"unschedulable": null},
+    });
+    cluster.kube.patch("nodes", "", "slave-1", withdrawn).unwrap();
+    let mark =
+        |c: &Cluster| c.node_object(1)["metadata"]["annotations"].get(names::INTERRUPTION_CORDON).cloned();
+    cluster.until("the mark is removed", |c| mark(c).is_none()).await;
+    assert_eq!(
+        (is_cordoned(&cluster), patches(&cluster)),
+        (false, before + 1),
+        "one patch, without a cordon"
+    );
 }
 
 #[tokio::test(start_paused = true)]

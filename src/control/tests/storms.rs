@@ -1,9 +1,9 @@
 //! Many interruptions at once, against a slow API server in the process.
 
-use fake_kube::{ApiRequest, RequestFault, Verb};
+use fake_kube::{ApiRequest, FaultEffect, RequestFault, Verb};
 use serde_json::json;
 
-use super::drain::{Cluster, id, is_eviction};
+use super::drain::{Cluster, id, is_eviction, lists_pods_on, refused};
 use super::*;
 use crate::fleet::Cause;
 
@@ -112,4 +112,68 @@ async fn slow_lists_of_pods_do_not_shorten_the_grace_period() {
     cluster.until("an eviction is tried", |c| c.evictions() > 0).await;
     let left = NOTICE.saturating_sub(begun.elapsed());
     assert!(left > Duration::from_secs(90), "{left:?} are left for a grace period of 90 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_node_delays_no_other_urgent_node() {
+    let mut cluster = Cluster::new(3).await;
+    (1..=3).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({})));
+    let slow = |request: &ApiRequest| {
+        let delay = if lists_pods_on(request, 1) { Duration::from_secs(100) } else { Duration::ZERO };
+        RequestFault { delay, ..RequestFault::default() }
+    };
+    cluster.kube.on_request(slow);
+    // The budget allows the eviction of the second pod in the third attempt.
+    let is_second = |request: &ApiRequest| is_eviction(request) && request.name == "web-2";
+    cluster.kube.fail(2, is_second, refused(429, "DisruptionBudget"));
+    let deadline = cluster.clock.now() + Duration::from_mins(10);
+    (1..=3).for_each(|n| cluster.annotate(n, &json!(deadline.to_string())));
+    cluster.until("all have notices", |c| (1..=3).all(|n| c.has_notice(n))).await;
+    let retired = cluster.handle.update(Cause::InterruptionNotice, |fleet, now, _| {
+        (1..=3).flat_map(|n| fleet.retire_interrupted(&id(n), now)).collect()
+    });
+    retired.await.unwrap();
+    let begun = Instant::now();
+    cluster.until("the others are drained", |c| c.drained(2) && c.drained(3)).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(!cluster.drained(1));
+    cluster.until("the slow one, too", |c| c.drained(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_evictions_are_retried_in_the_same_drain() {
+    let mut cluster = Cluster::new(1).await;
+    (0..4).for_each(|pod| cluster.pod(&format!("web-{pod}"), 1, &json!({})));
+    cluster.kube.fail(4, is_eviction, FaultEffect::Refused(throttled(5)));
+    cluster.annotate(1, &json!((cluster.clock.now() + Duration::from_mins(2)).to_string()));
+    cluster.until("evictions are requested", |c| c.evictions() == 4).await;
+    let begun = Instant::now();
+    cluster.until("it is drained", |c| c.drained(1)).await;
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    assert_eq!((cluster.evictions(), deletions(&cluster)), (8, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_pods_are_deleted_in_time() {
+    let mut cluster = Cluster::new(2).await;
+    (1..=2).for_each(|n| cluster.pod(&format!("web-{n}"), n, &json!({})));
+    cluster.kube.fail(u32::MAX, is_eviction, FaultEffect::Refused(throttled(60)));
+    let begun = Instant::now();
+    let deadline = cluster.clock.now() + NOTICE;
+    (1..=2).for_each(|n| cluster.annotate(n, &json!(deadline.to_string())));
+    cluster.until("an eviction is requested", |c| c.evictions() > 0).await;
+    assert_eq!(deletions(&cluster), 0, "not before it is late");
+    cluster.until("they are drained", |c| c.drained(1) && c.drained(2)).await;
+    assert!(begun.elapsed() < NOTICE, "{:?}", begun.elapsed());
+    assert_eq!(deletions(&cluster), 2);
+}
+
+/// A reply by which the API server requests a pause.
+fn throttled(seconds: u32) -> fake_kube::StatusError {
+    fake_kube::StatusError { retry_after: Some(seconds), ..fake_kube::StatusError::new(429, "slow down") }
+}
+
+/// Number of deletions of pods.
+fn deletions(cluster: &Cluster) -> usize {
+    cluster.kube.count(|request| request.is_verb_on(Verb::Delete, "pods"))
 }

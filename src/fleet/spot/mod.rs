@@ -13,6 +13,7 @@ mod replacement;
 mod reports;
 mod share;
 mod take_over;
+mod visibility;
 
 pub use breaker::{BreakerState, CircuitBreaker, SpotFailure, SpotFailureReason};
 pub(in crate::fleet) use counts::CapacityCounts;
@@ -22,3 +23,4 @@ pub use notice::{MAX_NOTICE, Notice, NoticeSource, ReportedInterruption};
 pub use policy::{MaxSpotShare, SpotDefaults, SpotPolicy};
 pub use preview::{InterruptionPreview, StartupTime};
 pub use replacement::ReplacementState;
+pub use visibility::Visibility;

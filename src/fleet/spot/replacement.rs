@@ -192,11 +192,11 @@ impl Fleet {
         if !pool.growable || self.limits_unknown.is_some() || self.shortages.active(&class, now).is_some() {
             return false;
         }
-        let CapacityCounts { spot, on_demand } = self.capacity_counts(&group.name);
+        let counts = self.capacity_counts(&group.name);
         let within_policy = match (group.spot, pool.id.capacity_type) {
             (Some(policy), CapacityType::Spot) => {
-                let spot = spot.saturating_sub(leaving.of_group.spot);
-                let on_demand = on_demand.saturating_sub(leaving.of_group.on_demand);
+                let spot = counts.spot.saturating_sub(leaving.of_group.spot);
+                let on_demand = counts.staying_on_demand();
                 // Pods of an on-demand Node need not tolerate the taint.
                 let is_repelled = policy.taint == Some(TaintEffect::NoSchedule)
                     && machine.pool.capacity_type == CapacityType::OnDemand;

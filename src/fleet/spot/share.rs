@@ -1,5 +1,6 @@
 //! The maximum share of spot machines in a NodeGroup, as a limit of its pools: it limits growth, and deletions
-//! of on-demand machines. No machine is deleted because of it.
+//! of on-demand machines. No machine is deleted because of it. On-demand machines with a notice do not count for growth
+//! and deletions: spot machines must be within the share of the machines that stay.
 
 use super::counts::CapacityCounts;
 use super::policy::SpotPolicy;
@@ -16,7 +17,7 @@ impl Fleet {
 
     /// Share of spot machines in the NodeGroup, 0 to 1.
     pub fn spot_share(&self, group: &NodeGroupName) -> f64 {
-        let CapacityCounts { spot, on_demand } = self.capacity_counts(group);
+        let CapacityCounts { spot, on_demand, .. } = self.capacity_counts(group);
         f64::from(spot) / f64::from((spot + on_demand).max(1))
     }
 
@@ -28,7 +29,9 @@ impl Fleet {
     /// Headroom of the pool under the spot policy of its NodeGroup.
     pub(in crate::fleet) fn spot_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
         let Some(policy) = self.spot_policy(group) else { return u32::MAX };
-        let CapacityCounts { spot, on_demand } = self.capacity_counts(&group.name);
+        let counts = self.capacity_counts(&group.name);
+        let spot = counts.spot;
+        let on_demand = counts.staying_on_demand();
         match pool.id.capacity_type {
             CapacityType::Spot => {
                 policy.max_share.headroom(spot, on_demand).min(self.class_headroom(pool, &policy).0)
@@ -44,8 +47,8 @@ impl Fleet {
     pub(in crate::fleet) fn removable_within_share(&self, group: &NodeGroup, pool: &Pool) -> u32 {
         match (self.spot_policy(group), pool.id.capacity_type) {
             (Some(policy), CapacityType::OnDemand) if group.deletion.is_none() => {
-                let CapacityCounts { spot, on_demand } = self.capacity_counts(&group.name);
-                on_demand.saturating_sub(policy.max_share.min_on_demand(spot))
+                let counts = self.capacity_counts(&group.name);
+                counts.staying_on_demand().saturating_sub(policy.max_share.min_on_demand(counts.spot))
             }
             _ => u32::MAX,
         }
@@ -54,7 +57,7 @@ impl Fleet {
     /// Number of on-demand machines that the NodeGroup lacks for its spot machines.
     pub(in crate::fleet) fn on_demand_shortfall(&self, group: &NodeGroup) -> u32 {
         let Some(policy) = self.spot_policy(group).filter(|_| group.deletion.is_none()) else { return 0 };
-        let CapacityCounts { spot, on_demand } = self.capacity_counts(&group.name);
+        let CapacityCounts { spot, on_demand, .. } = self.capacity_counts(&group.name);
         match policy.max_share.min_on_demand(spot) {
             u32::MAX => 0,
             required => required.saturating_sub(on_demand),
@@ -78,7 +81,9 @@ impl Fleet {
         {
             return Err(Refusal::SpotUnavailable { pool: pool.id.clone(), delta, block });
         }
-        let CapacityCounts { spot, on_demand } = self.capacity_counts(&group.name);
+        let counts = self.capacity_counts(&group.name);
+        let spot = counts.spot;
+        let on_demand = counts.staying_on_demand();
         let pool = pool.id.clone();
         let percent = policy.max_share.percent();
         Err(match pool.capacity_type {
@@ -97,7 +102,9 @@ impl Fleet {
         if self.removable_within_share(group, pool) >= healthy {
             return Ok(());
         }
-        let CapacityCounts { spot, on_demand } = self.capacity_counts(&group.name);
+        let counts = self.capacity_counts(&group.name);
+        let spot = counts.spot;
+        let on_demand = counts.staying_on_demand();
         let percent = group.spot.map_or(0, |policy| policy.max_share.percent());
         Err(Refusal::NeededForSpotShare { pool: pool.id.clone(), healthy, spot, on_demand, percent })
     }

@@ -7,6 +7,7 @@ mod declarations;
 mod drains;
 mod extra_vms;
 mod guard;
+mod leaving;
 mod listings;
 mod notices;
 mod properties;

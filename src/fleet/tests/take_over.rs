@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 
 use super::notices::{LARGE_SPOT, NOTICE, SMALL_POD, SPOT, fleet_with, give, list, replace, run};
 use super::*;
@@ -225,6 +226,117 @@ fn a_deleting_node_group_offers_no_take_over() {
     hand.increase(&mut fleet, SMALL, 1).unwrap_err();
 }
 
+/// Minimum, target size and maximum of the pool, without hidden replacements, and the number of its instances.
+fn visible(hand: &Hand, fleet: &Fleet, pool: &str) -> ((u32, u32, u32), usize) {
+    let pool = fleet.pool(pool).unwrap();
+    let visibility = Visibility::BesideOthers(hand.now);
+    let limits = fleet.visible_limits(pool, visibility);
+    let instances = fleet.visible_machines(pool, visibility).filter(|machine| machine.counts());
+    ((limits.min, limits.target, limits.max), instances.count())
+}
+
+#[test]
+fn a_pool_of_replacements_is_empty_until_they_are_taken_over() {
+    let mut hand = Hand::new();
+    let (mut fleet, _) = draining(&mut hand, 4, 2);
+    assert_eq!(limits(&fleet, SMALL), (0, 2, 6));
+    assert_eq!(visible(&hand, &fleet, SMALL), ((0, 0, 4), 0), "two of them, and two more up to the maximum");
+    let all = fleet.visible_limits(fleet.pool(SMALL).unwrap(), Visibility::All);
+    assert_eq!((all.min, all.target, all.max), limits(&fleet, SMALL));
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    assert_eq!(visible(&hand, &fleet, SMALL), ((0, 2, 5), 2), "beside a machine of Cluster Autoscaler");
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    assert_eq!((visible(&hand, &fleet, SMALL), target(&fleet, SMALL)), (((0, 2, 4), 2), 2));
+}
+
+#[test]
+fn an_increase_at_the_maximum_takes_over_hidden_replacements() {
+    let mut hand = Hand::new();
+    let (mut fleet, _) = draining(&mut hand, 2, 2);
+    assert_eq!(visible(&hand, &fleet, SMALL), ((0, 0, 2), 0));
+    hand.increase(&mut fleet, SMALL, 2).unwrap();
+    assert_eq!((visible(&hand, &fleet, SMALL), target(&fleet, SMALL)), (((0, 2, 2), 2), 2));
+}
+
+#[test]
+fn a_replacement_beside_other_machines_is_visible() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet_with(9, &[SMALL, SPOT]);
+    let id = run(&mut hand, &mut fleet, SPOT, 1).remove(0);
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    give(&hand, &mut fleet, &id);
+    replace(&mut hand, &mut fleet, &id, SMALL_POD);
+    assert_eq!(visible(&hand, &fleet, SMALL).1, 2);
+}
+
+#[test]
+fn the_replacement_of_a_machine_in_its_own_pool_is_hidden_from_the_drain_on() {
+    let mut hand = Hand::new();
+    let mut fleet = fleet_with(9, &[SMALL, SPOT]);
+    let id = run(&mut hand, &mut fleet, SMALL, 1).remove(0);
+    give(&hand, &mut fleet, &id);
+    fleet.declare(vec![group("web", 0, 9, &[SMALL])]);
+    assert_eq!(replace(&mut hand, &mut fleet, &id, SMALL_POD).as_deref(), Some(SMALL));
+    assert_eq!(visible(&hand, &fleet, SMALL).1, 2);
+    fleet.retire_interrupted(&id, hand.now);
+    assert_eq!(visible(&hand, &fleet, SMALL).1, 0);
+    let pool = fleet.pool(SMALL).unwrap();
+    let listed: Vec<_> = fleet.visible_machines(pool, Visibility::BesideOthers(hand.now)).collect();
+    assert_eq!(listed.len(), 1, "the machine that is being deleted has a VM: {listed:?}");
+}
+
+#[test]
+fn a_hidden_replacement_is_visible_once_its_node_is_ready() {
+    let mut hand = Hand::new();
+    let (mut fleet, _) = draining(&mut hand, 9, 1);
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    assert_eq!(visible(&hand, &fleet, SMALL).1, 0);
+    list(&hand, &mut fleet);
+    assert_eq!(visible(&hand, &fleet, SMALL).1, 1);
+}
+
+#[test]
+fn a_replacement_without_a_ready_node_is_hidden_for_ten_minutes() {
+    let mut hand = Hand::new();
+    let (fleet, _) = draining(&mut hand, 9, 1);
+    hand.wait(Duration::from_secs(599));
+    assert_eq!(visible(&hand, &fleet, SMALL).1, 0);
+    hand.wait(Duration::from_secs(1));
+    assert_eq!(visible(&hand, &fleet, SMALL), ((0, 1, 10), 1), "Cluster Autoscaler can remove its VM");
+}
+
+#[test]
+fn calls_about_a_hidden_replacement_are_answered() {
+    let mut hand = Hand::new();
+    let (mut fleet, _) = draining(&mut hand, 9, 1);
+    let replacement = fleet.machines().find(|machine| machine.replaces.is_some()).unwrap().clone();
+    let id = replacement.instance_id();
+    assert_eq!(fleet.machine_of(&id, &id).map(|machine| &machine.id), Some(&replacement.id));
+    assert!(fleet.decrease(SMALL, -1).unwrap().is_empty(), "it belongs to no scale-up");
+    assert_eq!(visible(&hand, &fleet, SMALL).1, 0);
+    let unregistered = NodeRef { provider_id: id.clone(), name: id, fake: true };
+    fleet.delete_nodes(SMALL, &[unregistered], hand.now).unwrap();
+    assert_eq!((target(&fleet, SMALL), visible(&hand, &fleet, SMALL).0.1), (0, 0));
+}
+
+/// Cluster Autoscaler sees all machines of the pool's target size, or none of them; then each is a replacement that
+/// does not run. The number of nodes that the pool can add is the same.
+fn check_visible(hand: &Hand, fleet: &Fleet, pool: &str) -> Result<(), TestCaseError> {
+    let ((min, target, max), instances) = visible(hand, fleet, pool);
+    let all = limits(fleet, pool);
+    prop_assert_eq!(instances, target as usize);
+    prop_assert_eq!(max - target, all.2 - all.1);
+    prop_assert!(min <= max && all.0 - min <= all.1 - target);
+    let counted: Vec<_> = fleet.machines().filter(|m| m.counts() && m.pool.to_string() == pool).collect();
+    let on_its_way =
+        |m: &Machine| m.replaces.is_some() && matches!(m.phase, Phase::Pending | Phase::Creating { .. });
+    if target != all.1 {
+        prop_assert_eq!(target, 0);
+        prop_assert!(counted.iter().all(|m| on_its_way(m)), "{:?}", counted);
+    }
+    Ok(())
+}
+
 proptest! {
     /// An increase within the reported maximum is accepted; it grows the target by `delta` less the replacements that it
     /// takes over, and each is taken over at most once.
@@ -252,6 +364,7 @@ proptest! {
                 _ => {
                     let pool = pools[which % 4];
                     let before = fleet.clone();
+                    let seen = visible(&hand, &before, pool).0.1;
                     let (limits, free) = (before.limits(before.pool(pool).unwrap()), available(&before, pool));
                     let result = hand.increase(&mut fleet, pool, i32::try_from(delta).unwrap());
                     prop_assert!(result.is_ok() || limits.target + delta > limits.max, "within the maximum");
@@ -263,6 +376,9 @@ proptest! {
                     let added = if result.is_ok() { delta - used } else { 0 };
                     prop_assert_eq!(target(&fleet, pool), limits.target + added);
                     prop_assert_eq!(available(&fleet, pool), free - used);
+                    if seen < limits.target && result.is_ok() {
+                        prop_assert!(visible(&hand, &fleet, pool).0.1 >= seen + delta, "all nodes of the increase");
+                    }
                     for old in before.machines().filter(|m| m.replaces.is_some()) {
                         let new = fleet.machine(&old.id).unwrap();
                         if new.replaces.is_none() {
@@ -275,6 +391,9 @@ proptest! {
             hand.wait(Duration::from_secs(seconds));
             hand.pass(&mut fleet);
             prop_assert_eq!(fleet.check_consistency(), Ok(()));
+            for pool in pools {
+                check_visible(&hand, &fleet, pool)?;
+            }
             let reloaded = fleet_with(6, &pools).reloaded(fleet.records());
             prop_assert_eq!(reloaded.check_consistency(), Ok(()));
         }

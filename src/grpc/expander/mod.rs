@@ -4,6 +4,7 @@ mod input;
 mod metrics;
 mod pods;
 mod record;
+mod usage;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::placement::rank_options;
 
 use input::read_input;
 pub use record::{DecisionRecord, Decisions, RecordedOption, debug_routes};
+pub(super) use usage::ExpanderUsage;
 
 /// Maximum number of concurrent requests. Each may need memory for the largest message.
 const CONCURRENT_REQUESTS: usize = 2;
@@ -30,12 +32,29 @@ pub struct ExpanderService {
     clock: Arc<dyn Clock>,
     decisions: Arc<Decisions>,
     permits: Arc<Semaphore>,
+    usage: ExpanderUsage,
 }
 
 impl ExpanderService {
     /// A service that decides by the state of the fleet and records each decision.
     pub fn new(handle: FleetHandle, clock: Arc<dyn Clock>, decisions: Arc<Decisions>) -> Self {
-        Self { handle, clock, decisions, permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)) }
+        let usage = ExpanderUsage::default();
+        Self { handle, clock, decisions, permits: Arc::new(Semaphore::new(CONCURRENT_REQUESTS)), usage }
+    }
+
+    /// Sets whether Cluster Autoscaler is assumed to use it until its requests show that. The default is false.
+    pub fn with_assumed_usage(self, is_used: bool) -> Self {
+        Self { usage: ExpanderUsage::assumed(is_used), ..self }
+    }
+
+    /// Whether Cluster Autoscaler uses it.
+    pub(super) fn usage(&self) -> &ExpanderUsage {
+        &self.usage
+    }
+
+    /// The time.
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// Permits of concurrent requests, shared by all ports.
@@ -64,6 +83,7 @@ impl Expander for ExpanderService {
         &self,
         request: Request<BestOptionsRequest>,
     ) -> Result<Response<BestOptionsResponse>, Status> {
+        self.usage.note_request();
         let options = self.choose_best(request.into_inner());
         Ok(Response::new(BestOptionsResponse { options }))
     }

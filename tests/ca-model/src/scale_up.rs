@@ -65,8 +65,10 @@ impl Autoscaler {
             now,
         };
         for expander in &self.config.expander {
-            if choices.len() > 1 {
-                choices = filter(*expander, choices, &context).await;
+            // As upstream, the first filter also gets a single option.
+            choices = filter(*expander, choices, &context).await;
+            if choices.len() == 1 {
+                break;
             }
         }
         let Some(choice) = self.draw_index(choices.len()).map(|index| choices.swap_remove(index)) else {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use vpsie_autoscaler::clock::Clock as _;
 use vpsie_autoscaler::fleet::{Hostname, Machine, MachineId, Phase, Records, RequestOutcome};
 use vpsie_autoscaler::grpc::proto::NodeGroupsRequest;
 use vpsie_autoscaler::grpc::proto::cloud_provider_client::CloudProviderClient;
@@ -25,6 +26,8 @@ const MIN_NOTICE: SignedDuration = SignedDuration::from_secs(25);
 const MAX_OUTLIVED: SignedDuration = SignedDuration::from_mins(4);
 /// The same if clocks differ.
 const MAX_OUTLIVED_WITH_SKEW: SignedDuration = SignedDuration::from_mins(45);
+/// Maximum time for which a replacement is hidden.
+const HIDDEN_TIME: SignedDuration = SignedDuration::from_mins(10);
 /// Taint of Nodes that Cluster Autoscaler or the provider deletes.
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// Time in which the provider removes the protection of a Node that is no longer a needed replacement.
@@ -55,7 +58,8 @@ impl InterruptionWorld {
         Ok(())
     }
 
-    /// 1, 4: the target sizes equal the instances, and only replacements exceed the maximum.
+    /// 1, 4, H: the target sizes equal the instances, hidden replacements are in neither, and only replacements exceed the
+    /// maximum.
     async fn check_replies(&self, records: &Records) -> Result<(), String> {
         if self.channel.server.lock().unwrap().is_none() {
             return Ok(());
@@ -65,7 +69,14 @@ impl InterruptionWorld {
         let groups = groups.map_err(|error| format!("8: a read RPC failed: {error}"))?.into_inner();
         let mut total = 0;
         for group in &groups.node_groups {
-            total += checks::check_pool(&mut client, group).await? as usize;
+            let expected = self.visible_target(&group.id);
+            let target = checks::check_pool(&mut client, group).await?;
+            // The fleet may change meanwhile.
+            let is_unchanged = expected == self.visible_target(&group.id);
+            if let Some(expected) = expected.filter(|it| is_unchanged && *it != target as usize) {
+                return Err(format!("H: the target size of {} is {target}, must be {expected}", group.id));
+            }
+            total += target as usize;
         }
         // Replacements forget the machine whose notice was withdrawn, and stay until they are unneeded.
         let withdrawn = self.observer.cloud.all().into_iter().filter(|notice| !notice.is_shown()).count();
@@ -77,6 +88,23 @@ impl InterruptionWorld {
             ));
         }
         Ok(())
+    }
+
+    /// H: the number of machines of the pool that Cluster Autoscaler must see. Replacements whose Nodes are not Ready are
+    /// hidden for ten minutes, if the pool has no other machine and Cluster Autoscaler uses the expander.
+    fn visible_target(&self, pool: &str) -> Option<usize> {
+        let now = self.clock.now();
+        let is_on_its_way = |machine: &Machine| {
+            let is_coming = matches!(machine.phase, Phase::Pending | Phase::Creating { .. });
+            let is_new = now.duration_since(machine.created_at) < HIDDEN_TIME;
+            is_coming && is_new && machine.replaces.is_some() && machine.notice.is_none()
+        };
+        self.process.as_ref()?.handle.read(|fleet| {
+            let of_pool = |m: &&Machine| is_counted(m) && m.pool.to_string() == pool;
+            let counted: Vec<&Machine> = fleet.machines().filter(of_pool).collect();
+            let are_hidden = self.uses_expander && counted.iter().all(|machine| is_on_its_way(machine));
+            Some(if are_hidden { 0 } else { counted.len() })
+        })
     }
 
     /// P: the Node of a replacement is protected from scale-down only while the replacement is needed.

@@ -4,6 +4,7 @@ mod checks;
 mod cloud;
 mod connection;
 mod disturbances;
+mod expander;
 mod faults;
 mod observer;
 mod planted_bugs;

@@ -105,6 +105,11 @@ impl Observer {
         }
     }
 
+    /// Number of records of new machines that replace none.
+    pub(super) fn increase_count(&self) -> usize {
+        self.state.lock().unwrap().increases.len()
+    }
+
     /// Time since when the provider runs and reaches the API server, with the right time.
     pub(super) fn up_since(&self) -> Option<Timestamp> {
         self.state.lock().unwrap().up_since
@@ -158,9 +163,9 @@ impl Observer {
         })
     }
 
-    /// Checks that a new spot machine is within the maximum share. A replacement takes the place of a machine
-    /// with a notice. The same commit may record other machines; a crash may interrupt it. Another commit may
-    /// record machines that replace none, or others that do.
+    /// Checks that a new spot machine is within the maximum share of the machines that stay: on-demand machines with a
+    /// notice do not count. A replacement takes the place of a machine with a notice. The same commit may record other
+    /// machines; a crash may interrupt it. Another commit may record machines that replace none, or others that do.
     pub(super) async fn check_share(self, check: ShareCheck) {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let records = self.backing.records();
@@ -176,7 +181,7 @@ impl Observer {
         let spot = spot.iter().filter(|id| known.contains(id) && !leaving.contains(id)).count() as u64;
         let mut beside = on_demand(&records);
         beside.extend(check.on_demand);
-        let beside = beside.iter().filter(|id| !leaving.contains(id)).count() as u64;
+        let beside = beside.len() as u64;
         let is_interrupted = self.state.lock().unwrap().crashes != check.crashes;
         if 100 * spot > self.share * (spot + beside) && !is_interrupted {
             self.violations.add(format!(
@@ -265,9 +270,10 @@ fn spot(records: &Records) -> BTreeSet<MachineId> {
     machines.map(|machine| machine.id.clone()).collect()
 }
 
-/// On-demand machines that count in the share.
+/// On-demand machines that count in the share: those without a notice.
 fn on_demand(records: &Records) -> BTreeSet<MachineId> {
-    let machines = records.machines.iter().filter(|machine| is_counted(machine));
+    let stays = |machine: &&Machine| is_counted(machine) && machine.notice.is_none();
+    let machines = records.machines.iter().filter(stays);
     let machines = machines.filter(|machine| machine.pool.capacity_type == CapacityType::OnDemand);
     let machines = machines.filter(|machine| !matches!(machine.phase, Phase::Failed { .. }));
     machines.map(|machine| machine.id.clone()).collect()

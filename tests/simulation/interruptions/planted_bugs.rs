@@ -33,15 +33,17 @@ pub(super) enum Bug {
     NotCordoned,
     /// P: replacements stay protected from scale-down.
     ProtectionLeft,
+    /// H: replacements on their way are visible in pools without other machines.
+    ReplacementShown,
 }
 
 impl Bug {
     /// All bugs, each with a seed that finds it.
-    pub(super) const ALL: [(Self, u64); 12] = [
+    pub(super) const ALL: [(Self, u64); 13] = [
         (Self::SecondReplacement, 3),
         (Self::ReplacementForgotten, 2),
         (Self::ShareExceeded, 3),
-        (Self::EarlyDrain, 4),
+        (Self::EarlyDrain, 2),
         (Self::LateDrain, 6),
         (Self::WrongPodEvicted, 3),
         (Self::WrongVmDeleted, 3),
@@ -50,6 +52,7 @@ impl Bug {
         (Self::CordonLeft, 4),
         (Self::NotCordoned, 0),
         (Self::ProtectionLeft, 6),
+        (Self::ReplacementShown, 2),
     ];
 
     /// The letter or number at the beginning of the message that reports the bug.
@@ -66,6 +69,7 @@ impl Bug {
             Self::CordonLeft => "W",
             Self::NotCordoned => "C",
             Self::ProtectionLeft => "P",
+            Self::ReplacementShown => "H",
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ca_model::Minor;
 use jiff::SignedDuration;
 use vpsie_autoscaler::catalog::CapacityType;
 
@@ -46,6 +47,27 @@ impl Scenario {
             Self::Outlived => Plan { outlives: true, ..Plan::new(90) },
         }
     }
+}
+
+/// Runs a notice that is shorter than the boot, with this release of Cluster Autoscaler and the expander. Returns the
+/// number of machines that are added beyond the replacement.
+pub(super) fn run_short_notice(minor: Minor, seed: u64) -> Result<usize, String> {
+    run_in_virtual_time(async {
+        let mut world = InterruptionWorld::new(seed, None, Some(BTreeSet::new()))?.with_release(minor);
+        world.begin().await?;
+        world.workload.replicas = 2;
+        world.wait_for_rest(2, "two pods").await?;
+        let before = world.observer.increase_count();
+        if !world.announce(Scenario::Short.plan(world.observer.now())) {
+            return Err("no Node could get a notice".to_owned());
+        }
+        // Until the pods run again.
+        for step in 0..30 {
+            world.step().await.map_err(|error| format!("step {step}: {error}"))?;
+        }
+        Ok(world.observer.increase_count() - before)
+    })
+    .map_err(|error| format!("{minor:?}, seed {seed}: {error}"))
 }
 
 /// Runs a scenario. The process crashes after `writes` writes to the API server since the notice, counting each write

@@ -1,5 +1,7 @@
 //! Tests of the world with interruptions.
 
+use ca_model::Minor;
+
 use super::planted_bugs::Bug;
 use super::sweep::{self, Scenario};
 use super::world::{InterruptionWorld, Stats};
@@ -41,6 +43,20 @@ fn interruptions_survive_a_crash_at_each_write() {
     });
     println!("{} of {} runs crashed", crashed.iter().filter(|crashed| **crashed).count(), crashed.len());
     assert!(crashed.len() < 8 || crashed.contains(&true));
+}
+
+/// Up to 1.35, and from 1.36 on.
+#[test]
+fn interruptions_with_short_notice_add_no_further_machine() {
+    let releases = [Minor::V1_33, Minor::V1_36];
+    let added = run_seeds(6, "interruptions_with_short_notice", |seed| {
+        let added = releases.map(|minor| sweep::run_short_notice(minor, seed));
+        match added.into_iter().collect::<Result<Vec<_>, _>>()?[..] {
+            [0, 0] => Ok(()),
+            ref added => Err(format!("seed {seed}: {added:?} machines are added with {releases:?}")),
+        }
+    });
+    assert!(!added.is_empty());
 }
 
 #[test]

@@ -14,8 +14,6 @@ use serde_json::json;
 use vpsie_autoscaler::catalog::CapacityType;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::fleet::{Machine, Phase as MachinePhase};
-use vpsie_autoscaler::grpc::CloudProviderService;
-use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::{
     DEFAULT_CLUSTER, DEFAULT_DATACENTER, Phase, Shapes, Simulator, SimulatorConfig, VmKind,
 };
@@ -24,6 +22,7 @@ use vpsie_autoscaler::vpsie::Transport;
 use super::cloud::{Cloud, Plan};
 use super::connection::ProviderConnection;
 use super::disturbances::Disturbance;
+use super::expander::ExpanderChannel;
 use super::observer::{Observer, ObserverState, is_counted};
 use super::planted_bugs::Bug;
 use super::{GRACE, MAX, OFFERS, STEP, vpsie};
@@ -32,7 +31,7 @@ use crate::cluster::kubelets::Kubelets;
 use crate::cluster::process::{ClusterProcess, ClusterProcessConfig};
 use crate::cluster::workload::Workload;
 use crate::cluster::{NAMESPACE, observe_deletions};
-use crate::fixtures::{base_url, new_autoscaler};
+use crate::fixtures::base_url;
 use crate::network::{CaChannel, CrashCountdown, KnownPools, Network, Violations};
 use crate::observers::UnansweredCreations;
 use crate::planted_state::PlantedState;
@@ -84,6 +83,9 @@ pub(super) struct InterruptionWorld {
     kubelets: Kubelets,
     autoscaler: Autoscaler,
     pub(super) channel: CaChannel,
+    expander: ExpanderChannel,
+    /// Whether Cluster Autoscaler uses the expander.
+    pub(super) uses_expander: bool,
     traced: bool,
 }
 
@@ -142,12 +144,16 @@ impl InterruptionWorld {
         };
         let transport = observe_deletions(network.transport(), &simulator, &kube, &violations);
         let minor = if rng.random_bool(0.5) { Minor::V1_33 } else { Minor::V1_36 };
+        let uses_expander = !seed.is_multiple_of(3);
+        let expander = ExpanderChannel::new(&channel);
         let world = Self {
             seed,
             transport: vpsie::plant(transport, &simulator, &observer.cloud, bug),
             base: base_url(shapes),
             kubelets: Kubelets::new(seed, false),
-            autoscaler: new_autoscaler(minor, &channel, seed),
+            autoscaler: expander.autoscaler(minor, uses_expander, seed),
+            expander,
+            uses_expander,
             clock,
             simulator,
             kube,
@@ -168,6 +174,13 @@ impl InterruptionWorld {
         };
         world.put_node_group()?;
         Ok(world)
+    }
+
+    /// Replaces Cluster Autoscaler by one of this release, which uses the expander.
+    pub(super) fn with_release(mut self, minor: Minor) -> Self {
+        self.uses_expander = true;
+        self.autoscaler = self.expander.autoscaler(minor, true, self.seed);
+        self
     }
 
     fn put_node_group(&self) -> Result<(), String> {
@@ -376,9 +389,10 @@ impl InterruptionWorld {
         let Some(process) = self.process.as_ref().filter(|process| process.opened.get().is_some()) else {
             return;
         };
-        let mut server = self.channel.server.lock().unwrap();
-        if server.is_none() {
-            *server = Some(CloudProviderServer::new(CloudProviderService::new(process.handle.clone())));
+        let is_connected = self.channel.server.lock().unwrap().is_some();
+        if !is_connected {
+            let hides = self.bug != Some(Bug::ReplacementShown);
+            self.expander.connect(process, Arc::new(self.clock.clone()), self.uses_expander, hides);
         }
     }
 
