@@ -51,7 +51,8 @@ impl Fleet {
     /// their deadlines would be late by that. Names of requests are no deadlines and stay. (A shortage with
     /// such a time is ignored: [`Fleet::growth_block`].)
     pub(super) fn correct_times(&mut self, changes: &mut Vec<Change>, now: Timestamp) {
-        for old in self.machines.values().cloned().collect::<Vec<_>>() {
+        let mut corrected = Vec::new();
+        for old in self.machines.values() {
             let mut machine = old.clone();
             machine.times().for_each(|time| correct(time, now));
             // A notice is at most this far ahead.
@@ -61,11 +62,14 @@ impl Fleet {
                 let used = self.used_requests().filter(|used| used.machine == old.id).map(|used| used.at);
                 machine.correct_requests(used, now);
             }
-            if machine != old {
-                self.push_change(changes, Change::SaveMachine(machine));
+            if machine != *old {
+                corrected.push(Change::SaveMachine(machine));
             }
         }
-        for old in self.unmanaged.values().cloned().collect::<Vec<_>>() {
+        for change in corrected.drain(..) {
+            self.push_change(changes, change);
+        }
+        for old in self.unmanaged.values() {
             let mut unmanaged: UnmanagedNode = old.clone();
             // Requests that were sent after its first listing stay newer: it must not become their result.
             if is_ahead(unmanaged.first_seen, now) {
@@ -74,9 +78,12 @@ impl Fleet {
             if let Some(late) = &mut unmanaged.abandoned_request {
                 correct(&mut late.at, now);
             }
-            if unmanaged != old {
-                self.push_change(changes, Change::SaveUnmanaged(unmanaged));
+            if unmanaged != *old {
+                corrected.push(Change::SaveUnmanaged(unmanaged));
             }
+        }
+        for change in corrected {
+            self.push_change(changes, change);
         }
         let mut history = self.request_history().clone();
         history.abandoned.iter_mut().for_each(|late| correct(&mut late.at, now));

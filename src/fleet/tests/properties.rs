@@ -506,8 +506,6 @@ fn a_refused_record_loses_no_late_vm() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn every_vm_is_accounted_for(steps in proptest::collection::vec(step(), 1..60)) {
         check_steps(&steps);

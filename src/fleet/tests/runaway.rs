@@ -5,6 +5,8 @@ use super::*;
 const MAX: u32 = 4;
 /// `MAX`, its surge of 2, and 1.
 const VM_LIMIT: u32 = 7;
+/// Number of VMs at which a run ends.
+const UNBOUNDED: u32 = 10 * VM_LIMIT;
 
 /// A fault of the accounting or of VPSie.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -263,8 +265,12 @@ impl World {
         }
     }
 
+    /// Returns the largest number of VMs. A run ends when it has shown that nothing bounds this number.
     fn run(mut self, days: u32) -> u32 {
         for minute in 0..days * 24 * 60 {
+            if self.worst > UNBOUNDED {
+                break;
+            }
             self.minute = minute;
             self.hand.wait(Duration::from_mins(1));
             if minute % 10 == 0 {
