@@ -6,16 +6,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::boot::{KubeConnect, boot};
 use super::config::{CapacityConfig, DEFAULT_TOKEN, Shortage, SimulatorConfig};
 use super::fault::FaultRule;
 use super::handle::Simulator;
-use super::join::{Heartbeat, JoinOptions, join};
+use super::join::join;
+use super::node_object::{Heartbeat, JoinOptions};
 use super::persist::Snapshot;
 use super::server::listen;
 use super::shapes::Shapes;
@@ -76,6 +78,9 @@ pub struct WorldArgs {
     /// Maximum number of workers of the account. Default: no limit
     #[arg(long, value_name = "N")]
     pub worker_quota: Option<u32>,
+    /// Maximum number of VMs outside managed clusters. Default: no limit
+    #[arg(long, value_name = "N")]
+    pub vm_quota: Option<u32>,
     /// Maximum requests per minute; further requests get 429. Default: no limit
     #[arg(long, value_name = "N")]
     pub rate_limit: Option<u32>,
@@ -98,11 +103,14 @@ pub struct WorldArgs {
 
 /// VMs that join a Kubernetes cluster.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "VMs that join a cluster")]
+#[command(next_help_heading = "VMs that join a cluster", group = ArgGroup::new("joins").multiple(true))]
 pub struct JoinArgs {
-    /// Kubeconfig of a cluster that running VMs join as Nodes.
-    #[arg(long, value_name = "FILE")]
+    /// Kubeconfig of a cluster that the running VMs of a managed cluster join as Nodes.
+    #[arg(long, value_name = "FILE", group = "joins")]
     pub kubeconfig: Option<PathBuf>,
+    /// VMs outside managed clusters join the cluster that their script or user data names.
+    #[arg(long, group = "joins")]
+    pub boot_vms: bool,
     /// Context of the kubeconfig. Default: its current context
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
@@ -110,18 +118,18 @@ pub struct JoinArgs {
     #[arg(long, value_name = "UUID", requires = "kubeconfig")]
     pub join_cluster: Option<String>,
     /// Source of Node heartbeats: the simulator while the VM is up, or another program such as kwok.
-    #[arg(long, value_enum, default_value_t, requires = "kubeconfig")]
+    #[arg(long, value_enum, default_value_t, requires = "joins")]
     pub join_heartbeat: Heartbeat,
     /// Annotation of every Node, such as kwok.x-k8s.io/node=fake. Repeatable.
     #[arg(
         long = "join-annotation",
         value_name = "KEY=VALUE",
         value_parser = parse_key_value,
-        requires = "kubeconfig"
+        requires = "joins"
     )]
     pub join_annotations: Vec<(String, String)>,
     /// Label of every Node. Repeatable.
-    #[arg(long = "join-label", value_name = "KEY=VALUE", value_parser = parse_key_value, requires = "kubeconfig")]
+    #[arg(long = "join-label", value_name = "KEY=VALUE", value_parser = parse_key_value, requires = "joins")]
     pub join_labels: Vec<(String, String)>,
 }
 
@@ -163,6 +171,7 @@ impl WorldArgs {
         set(&mut config.account.client_secret, self.client_secret.as_ref());
         set(&mut config.account.token, self.token.as_ref());
         config.worker_quota = self.worker_quota.or(config.worker_quota);
+        config.vm_quota = self.vm_quota.or(config.vm_quota);
         config.rate_limit = self.rate_limit.or(config.rate_limit);
         config.capacity.extend(self.capacity.iter().cloned());
         config.faults.extend(self.faults.iter().cloned());
@@ -228,14 +237,15 @@ pub async fn run(args: SimulatorArgs, shutdown: CancellationToken) -> anyhow::Re
     if let Some(path) = &args.state {
         simulator.persist_to(path.clone()).await?;
     }
-    let joining = match &args.join.kubeconfig {
-        None => None,
-        Some(path) => {
-            let client = args.join.client(path).await?;
-            let options = args.join.options();
-            Some(tokio::spawn(join(simulator.clone(), client, options, shutdown.clone())))
-        }
-    };
+    let mut joining = tokio::task::JoinSet::new();
+    if let Some(path) = &args.join.kubeconfig {
+        let client = args.join.client(path).await?;
+        joining.spawn(join(simulator.clone(), client, args.join.options(), shutdown.clone()));
+    }
+    if args.join.boot_vms {
+        let connect = Arc::new(KubeConnect);
+        joining.spawn(boot(simulator.clone(), connect, args.join.options(), shutdown.clone()));
+    }
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("cannot listen on --listen {}", args.listen))?;
@@ -246,8 +256,8 @@ pub async fn run(args: SimulatorArgs, shutdown: CancellationToken) -> anyhow::Re
         println!("  curl http://{address}/_simulator/state");
     }
     listen(simulator, listener, shutdown).await;
-    if let Some(joining) = joining {
-        joining.await?;
+    while let Some(joined) = joining.join_next().await {
+        joined?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::catalog::CapacityType;
 
 use super::anomalies::AnomaliesConfig;
 use super::config_error::ConfigError;
+use super::datacenter_faults::DatacenterFaults;
 use super::fault::FaultRule;
 use super::market::{MarketClass, MarketConfig};
 use super::shapes::Shapes;
@@ -43,6 +44,8 @@ pub struct SimulatorConfig {
     pub capacity: Vec<CapacityConfig>,
     /// Maximum number of workers of the account. None: no limit.
     pub worker_quota: Option<u32>,
+    /// Maximum number of VMs outside managed clusters. None: no limit.
+    pub vm_quota: Option<u32>,
     /// Maximum requests per minute; further requests get 429. None: no limit. VPSie's own limit is unknown.
     pub rate_limit: Option<u32>,
     /// Durations of operations.
@@ -101,6 +104,12 @@ pub struct DatacenterConfig {
     /// Factor of all prices.
     #[serde(default = "one")]
     pub price_factor: Decimal,
+    /// Operating systems (`osIdentifier`) that it has. None: any.
+    #[serde(default)]
+    pub images: Option<Vec<String>>,
+    /// Its faults at the start.
+    #[serde(default)]
+    pub faults: DatacenterFaults,
 }
 
 /// An offer: a size of VMs, with its price.
@@ -194,11 +203,21 @@ pub struct TimesConfig {
     pub boot: Span,
     /// Time from the deletion until the VM is no longer listed.
     pub deletion: Span,
+    /// Time before the first listing in which a VM is not pending any more.
+    pub gap: Span,
+    /// Time from the attachment of a VPC or firewall group until it is done.
+    pub attachment: Span,
 }
 
 impl Default for TimesConfig {
     fn default() -> Self {
-        Self { listed: Span::seconds(1, 3), boot: Span::seconds(20, 60), deletion: Span::seconds(2, 8) }
+        Self {
+            listed: Span::seconds(1, 3),
+            boot: Span::seconds(20, 60),
+            deletion: Span::seconds(2, 8),
+            gap: Span::ZERO,
+            attachment: Span::seconds(1, 5),
+        }
     }
 }
 
@@ -233,6 +252,8 @@ impl Default for SimulatorConfig {
                 country: "Netherlands".to_owned(),
                 offers: None,
                 price_factor: Decimal::ONE,
+                images: None,
+                faults: DatacenterFaults::default(),
             }],
             offers: default_offers(),
             clusters: vec![ClusterConfig {
@@ -246,6 +267,7 @@ impl Default for SimulatorConfig {
             }],
             capacity: Vec::new(),
             worker_quota: None,
+            vm_quota: None,
             rate_limit: None,
             times: TimesConfig::default(),
             boot_failure: 0.0,
@@ -323,6 +345,11 @@ impl SimulatorConfig {
         (1..).zip(&self.datacenters).find(|(_, datacenter)| datacenter.identifier == identifier)
     }
 
+    /// The faults of a datacenter.
+    pub(super) fn faults_at(&self, identifier: &str) -> DatacenterFaults {
+        self.datacenter(identifier).map(|(_, datacenter)| datacenter.faults).unwrap_or_default()
+    }
+
     /// The cluster and its number, counted from 1.
     pub(super) fn cluster(&self, identifier: &str) -> Option<(u64, &ClusterConfig)> {
         (1..).zip(&self.clusters).find(|(_, cluster)| cluster.identifier == identifier)
@@ -354,6 +381,7 @@ impl SimulatorConfig {
             for name in datacenter.offers.iter().flatten() {
                 known_offer("datacenters.offers", name)?;
             }
+            datacenter.faults.validate()?;
         }
         for cluster in &self.clusters {
             known_datacenter("clusters.datacenter", &cluster.datacenter)?;

@@ -9,11 +9,14 @@ use serde::Serialize;
 
 use super::anomalies::AnomaliesConfig;
 use super::config::{Shortage, SimulatorConfig, TimesConfig};
+use super::datacenter_faults::DatacenterFaults;
 use super::fault::{ActiveRule, FaultRule};
 use super::handle::Simulator;
 use super::market::{MarketConfig, Storm};
+use super::plain::{Boot, Hidden, KubeletIdentity};
 use super::shapes::Shapes;
-use super::state::{Capacity, EndedBy, Group, Phase, Vm, VmKind, price};
+use super::state::{Capacity, Group};
+use super::vm::{EndedBy, Phase, Vm, VmKind, price};
 use crate::catalog::CapacityType;
 
 /// A failed control operation.
@@ -36,6 +39,8 @@ pub struct VmView {
     pub hourly: Decimal,
     /// Cost so far, USD.
     pub cost: Decimal,
+    /// Whether its datacenter has no outage.
+    pub reachable: bool,
 }
 
 /// An overview of the state.
@@ -54,6 +59,10 @@ pub struct Overview {
     pub capacity: BTreeMap<String, u32>,
     /// Maximum number of workers of the account.
     pub worker_quota: Option<u32>,
+    /// Maximum number of VMs outside managed clusters.
+    pub vm_quota: Option<u32>,
+    /// The faults of each datacenter.
+    pub datacenters: BTreeMap<String, DatacenterFaults>,
     /// Maximum requests per minute.
     pub rate_limit: Option<u32>,
     /// Whether the API is unreachable.
@@ -117,8 +126,11 @@ impl Simulator {
         let spent = self.spent();
         let groups = self.groups();
         let now = self.now();
+        let datacenters = self.datacenter_faults();
         self.world(|world| Overview {
             now,
+            datacenters,
+            vm_quota: world.state.vm_quota,
             vms,
             gone,
             groups,
@@ -238,6 +250,78 @@ impl Simulator {
         });
     }
 
+    /// Sets the maximum number of VMs outside managed clusters. None: no limit.
+    pub fn set_vm_quota(&self, quota: Option<u32>) {
+        self.with_state(|state, _, _| {
+            state.vm_quota = quota;
+            state.revision += 1;
+        });
+    }
+
+    /// The faults of each datacenter.
+    pub fn datacenter_faults(&self) -> BTreeMap<String, DatacenterFaults> {
+        self.world(|world| {
+            let datacenters = world.config.datacenters.iter();
+            datacenters.map(|datacenter| (datacenter.identifier.clone(), datacenter.faults)).collect()
+        })
+    }
+
+    /// Replaces the faults of a datacenter. VMs that it has withheld are listed once it withholds none.
+    pub fn set_datacenter_faults(
+        &self,
+        datacenter: &str,
+        faults: DatacenterFaults,
+    ) -> Result<(), ControlError> {
+        faults.validate().map_err(|error| ControlError(error.to_string()))?;
+        self.world(|world| {
+            let mut datacenters = world.config.datacenters.iter_mut();
+            let found = datacenters.find(|known| known.identifier == datacenter);
+            found.ok_or_else(|| unknown("datacenter", datacenter))?.faults = faults;
+            Ok(())
+        })?;
+        if faults.creations.held().is_none() {
+            self.with_state(|state, cx, _| state.release_held(cx, datacenter));
+        }
+        Ok(())
+    }
+
+    /// The content of the script of a VM, or its user data. None: it has neither, or the script is deleted.
+    pub fn payload(&self, uuid: &str) -> Option<Hidden> {
+        self.with_state(|state, _, _| state.payload(state.vm(uuid)?))
+    }
+
+    /// The password of a VM.
+    pub fn password(&self, uuid: &str) -> Option<Hidden> {
+        self.with_state(|state, _, _| Some(state.vm(uuid)?.plain.as_ref()?.request.password.clone()))
+    }
+
+    /// Records the progress of a VM after its start.
+    pub fn set_boot(&self, uuid: &str, boot: Boot) -> Result<(), ControlError> {
+        self.with_state(|state, _, _| {
+            let vm = state.vm_mut(uuid).ok_or_else(|| unknown_vm(uuid))?;
+            let plain = vm.plain.get_or_insert_default();
+            if plain.boot != boot {
+                plain.boot = boot;
+                state.revision += 1;
+            }
+            Ok(())
+        })
+    }
+
+    /// What the kubelet of a VM keeps on disk.
+    pub(super) fn kubelet(&self, uuid: &str) -> Option<KubeletIdentity> {
+        self.with_state(|state, _, _| state.vm(uuid)?.plain.as_ref()?.kubelet.clone())
+    }
+
+    pub(super) fn set_kubelet(&self, uuid: &str, identity: KubeletIdentity) {
+        self.with_state(|state, _, _| {
+            if let Some(plain) = state.vm_mut(uuid).and_then(|vm| vm.plain.as_mut()) {
+                plain.kubelet = Some(identity);
+                state.revision += 1;
+            }
+        });
+    }
+
     /// Sets a list price, USD per month. The hourly price follows from it unless it is given.
     pub fn set_price(
         &self,
@@ -325,12 +409,19 @@ impl Simulator {
 
 fn view(config: &SimulatorConfig, now: Timestamp, vm: &Vm) -> VmView {
     let hourly = price(config, vm, now).map(|price| price.hourly).unwrap_or_default();
+    let mut shown = vm.clone();
+    if let Some(plain) = &mut shown.plain {
+        plain.request.user_data = None;
+        plain.request.password = Hidden::default();
+        plain.kubelet = None;
+    }
     VmView {
-        vm: vm.clone(),
+        vm: shown,
         offer: config.offer(vm.size).map(|offer| offer.name.clone()).unwrap_or_default(),
         phase: vm.phase(now),
         hourly,
         cost: hourly * Decimal::from(vm.hours_billed(now)),
+        reachable: !config.faults_at(&vm.datacenter).outage,
     }
 }
 

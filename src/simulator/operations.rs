@@ -5,10 +5,12 @@ use secrecy::ExposeSecret;
 
 use super::anomalies::draw_event;
 use super::config::Shortage;
+use super::datacenter_faults::Creations;
 use super::market::{Interruption, MarketEvent, Storm};
 use super::shapes::DeleteGroup;
 use super::span::later;
-use super::state::{Context, End, EndedBy, State, Token, Vm, VmKind};
+use super::state::{Context, State, Token};
+use super::vm::{End, EndedBy, Vm, VmKind};
 use crate::catalog::CapacityType;
 use jiff::SignedDuration;
 
@@ -118,6 +120,11 @@ impl State {
         if self.worker_quota.is_some_and(|quota| workers.count() >= quota as usize) {
             return Err(ApiError::new(400, "Worker nodes count exceeds the allowed limit"));
         }
+        match cx.config.faults_at(&cluster.datacenter).creations {
+            Creations::Refused => return Err(ApiError::new(400, cx.config.shortage_message.clone())),
+            Creations::Lost => return Ok(None),
+            Creations::Accepted | Creations::Hidden | Creations::Pending => {}
+        }
         let is_sold_out = spot
             && cx.config.offer(group.size).is_some_and(|offer| {
                 let class = cx.config.market_class(offer, &cluster.datacenter);
@@ -180,33 +187,6 @@ impl State {
         }
         let victim = cx.rng.random_range(0..candidates.len());
         candidates[victim].finish(EndedBy::Reduction, cx.now, SignedDuration::ZERO, deletion);
-        self.revision += 1;
-        Ok(())
-    }
-
-    /// Creates a VM outside clusters.
-    pub(super) fn create_vm(
-        &mut self,
-        cx: &mut Context<'_>,
-        datacenter: &str,
-        size: u64,
-        hostname: &str,
-    ) -> Result<u64, ApiError> {
-        if self.remaining_capacity(datacenter, size, false) == Some(0) {
-            return Err(ApiError::new(400, cx.config.shortage_message.clone()));
-        }
-        let vm = self.new_vm(cx, hostname.to_owned(), VmKind::Plain, datacenter, size);
-        let id = vm.id;
-        self.vms.insert(id, vm);
-        self.revision += 1;
-        Ok(id)
-    }
-
-    /// Deletes a VM outside clusters.
-    pub(super) fn delete_vm(&mut self, cx: &mut Context<'_>, uuid: &str) -> Result<(), ApiError> {
-        let deletion = cx.config.times.deletion.draw(cx.rng);
-        let vm = self.vm_mut(uuid).filter(|vm| vm.kind == VmKind::Plain).ok_or_else(ApiError::not_found)?;
-        vm.finish(EndedBy::Deletion, cx.now, SignedDuration::ZERO, deletion);
         self.revision += 1;
         Ok(())
     }

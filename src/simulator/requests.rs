@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
+use super::datacenter_faults::DatacenterFaults;
 use super::fault::{Effect, Execution};
 use super::handle::Simulator;
 use super::routes;
@@ -58,10 +59,32 @@ impl Simulator {
         if request.uri().path().starts_with("/_simulator/") {
             return Ok(self.execute_request(request).await);
         }
-        match self.select_effect(&request)? {
+        let effect = self.select_effect(&request)?;
+        let faults = self.datacenter_faults_of(&request);
+        if !faults.slow.is_zero() {
+            tokio::time::sleep(faults.slow.unsigned_abs()).await;
+        }
+        if faults.outage {
+            return Ok(self.shapes().refusal(503, "Datacenter is not available"));
+        }
+        match effect {
             None => Ok(self.execute_request(request).await),
             Some(effect) => self.apply_fault(request, effect).await,
         }
+    }
+
+    /// The faults of the datacenter that the request names, directly or by a VM or cluster.
+    fn datacenter_faults_of(&self, request: &Request<Bytes>) -> DatacenterFaults {
+        let names = routes::names_in(request);
+        self.with_state(|state, cx, _| {
+            let datacenter = |name: &String| {
+                let own = cx.config.datacenter(name).map(|(_, own)| own.identifier.clone());
+                let cluster = cx.config.cluster(name).map(|(_, cluster)| cluster.datacenter.clone());
+                own.or(cluster).or_else(|| state.vm(name).map(|vm| vm.datacenter.clone()))
+            };
+            let named = names.iter().find_map(datacenter);
+            named.map(|datacenter| cx.config.faults_at(&datacenter)).unwrap_or_default()
+        })
     }
 
     /// Counts the request and selects the fault that applies to it.

@@ -1,6 +1,11 @@
 //! Properties of the API on which VPSie's clients contradict each other
 //! (docs/reference/vpsie-api.md#contradictions).
 
+mod definition;
+#[cfg(test)]
+mod tests;
+
+use definition::shapes;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -41,73 +46,9 @@ pub struct ShapeChoice {
     pub values: Vec<(&'static str, &'static str)>,
 }
 
-macro_rules! shapes {
-    ($(
-        $(#[doc = $doc:literal])+
-        $field:ident = $name:literal: $kind:ident {
-            $( $(#[doc = $variant_doc:literal])+ $variant:ident = $text:literal ),+ $(,)?
-        }
-    )+) => {
-        $(
-            $(#[doc = $doc])+
-            #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-            pub enum $kind {
-                $( $(#[doc = $variant_doc])+ #[serde(rename = $text)] $variant ),+
-            }
-
-            impl $kind {
-                /// All values with their names; the first is the default.
-                pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$variant)),+];
-            }
-
-            impl Default for $kind {
-                fn default() -> Self {
-                    Self::ALL[0].1
-                }
-            }
-        )+
-
-        /// A value for each shape. The defaults have the best evidence: VPSie's own Go client decodes them.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-        #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-        pub struct Shapes {
-            $( $(#[doc = $doc])+ pub $field: $kind ),+
-        }
-
-        impl Shapes {
-            /// All shapes with their values.
-            pub fn choices() -> Vec<ShapeChoice> {
-                vec![$(ShapeChoice {
-                    name: $name,
-                    about: concat!($($doc),+).trim(),
-                    values: vec![$(($text, concat!($($variant_doc),+).trim())),+],
-                }),+]
-            }
-
-            /// Applies one `name=value`.
-            pub fn set(&mut self, text: &str) -> Result<(), ShapeError> {
-                let (name, value) = text.split_once('=').ok_or_else(|| ShapeError::Syntax(text.to_owned()))?;
-                match name.trim() {
-                    $(
-                        $name => self.$field = choose($name, value.trim(), $kind::ALL)?,
-                    )+
-                    other => {
-                        return Err(ShapeError::Name {
-                            name: other.to_owned(),
-                            known: [$($name),+].join(", "),
-                        });
-                    }
-                }
-                Ok(())
-            }
-
-            /// A random value for each shape.
-            pub fn random(rng: &mut impl rand::RngExt) -> Self {
-                Self { $( $field: $kind::ALL[rng.random_range(0..$kind::ALL.len())].1 ),+ }
-            }
-        }
-    };
-}
+/// Shapes that matter for VMs outside managed clusters, or for no client known to date.
+const VM_SHAPES: [&str; 6] =
+    ["cluster-count", "create-vm", "same-hostname", "vm-project", "delete-password", "script-name"];
 
 shapes! {
     /// Path prefixes (row 1).
@@ -338,6 +279,8 @@ shapes! {
         Snake = "project_id",
         /// `projectId`.
         Camel = "projectId",
+        /// `project_id` of a group, `projectId` of a VM.
+        Mixed = "mixed",
     }
     /// Money (row 20).
     money = "money": Money {
@@ -402,6 +345,54 @@ shapes! {
         /// Unknown fields, and one malformed row in every list.
         Odd = "odd",
     }
+    /// `count` of a cluster. Not evidenced.
+    cluster_count = "cluster-count": ClusterCount {
+        /// Its control-plane nodes.
+        Masters = "masters",
+        /// All its nodes.
+        Nodes = "nodes",
+    }
+    /// Reply to a request for a VM (docs/reference/vpsie-api.md#creating-a-vm).
+    create_vm = "create-vm": CreateVm {
+        /// `data: true`.
+        True = "true",
+        /// An object with hostname and status.
+        Object = "object",
+        /// An object with hostname, status and UUID.
+        Identified = "identified",
+    }
+    /// A request for a VM with the hostname of another one. Not evidenced.
+    same_hostname = "same-hostname": SameHostname {
+        /// The VM is created.
+        Accepted = "accepted",
+        /// It is refused.
+        Refused = "refused",
+    }
+    /// The project in a request for a VM (row 19).
+    vm_project = "vm-project": VmProject {
+        /// UUID or number.
+        Any = "any",
+        /// UUID. After a number, the VM is in the default project.
+        Uuid = "uuid",
+        /// Number. After a UUID, the VM is in the default project.
+        Number = "number",
+    }
+    /// The password in a request to delete a VM (row 17).
+    delete_password = "delete-password": DeletePassword {
+        /// Not checked.
+        Ignored = "ignored",
+        /// A wrong one is refused.
+        Checked = "checked",
+        /// A missing or wrong one is refused.
+        Required = "required",
+    }
+    /// Name of a new script in lists (docs/reference/vpsie-api.md#scripts).
+    script_name = "script-name": ScriptName {
+        /// The name of the request and `.sh`.
+        Suffixed = "suffixed",
+        /// The name of the request.
+        Plain = "plain",
+    }
     /// `Retry-After` of a 429.
     retry_after = "retry-after": RetryAfter {
         /// Not given, because there is no evidence for it.
@@ -457,6 +448,3 @@ impl Shapes {
 pub(super) fn number(money: Decimal) -> f64 {
     money.try_into().unwrap_or_default()
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
-use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+use super::account::Account;
 use super::anomalies::draw_event;
 use super::config::{ClusterConfig, SimulatorConfig};
-use super::market::Interruption;
 use super::span::{Span, later};
+use super::vm::{Phase, Vm, VmKind};
 use crate::catalog::CapacityType;
 
 /// The state that survives restarts.
@@ -35,6 +35,12 @@ pub(super) struct State {
     /// Number of past events of the spot market.
     #[serde(default)]
     pub past_events: usize,
+    /// Maximum number of VMs outside managed clusters. None: no limit.
+    #[serde(default)]
+    pub vm_quota: Option<u32>,
+    /// Scripts, networks, projects and so on.
+    #[serde(default)]
+    pub account: Account,
 }
 
 /// A node group of a cluster.
@@ -53,113 +59,6 @@ pub struct Group {
     pub size: u64,
     /// Time of its creation.
     pub created_at: Timestamp,
-}
-
-/// A VM at the simulated VPSie.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Vm {
-    /// Numeric id.
-    pub id: u64,
-    /// UUID, `identifier` in the API.
-    pub uuid: String,
-    /// Hostname at VPSie. The name of its Node is the same in lower case.
-    pub hostname: String,
-    /// Purpose.
-    pub kind: VmKind,
-    /// UUID of its cluster.
-    pub cluster: Option<String>,
-    /// Numeric id of its node group.
-    pub group: Option<u64>,
-    /// Identifier of its datacenter.
-    pub datacenter: String,
-    /// `KubeSizeID`.
-    pub size: u64,
-    /// Time of its request, from which it is billed.
-    pub created_at: Timestamp,
-    /// Time from which it is listed.
-    pub listed_at: Timestamp,
-    /// Time from which it is up. None: never.
-    pub up_at: Option<Timestamp>,
-    /// Whether VPSie has suspended it.
-    pub suspended: bool,
-    /// Whether it is a spot VM.
-    #[serde(default)]
-    pub spot: bool,
-    /// Whether no field of its rows shows its role.
-    #[serde(default)]
-    pub role_hidden: bool,
-    /// Time from which `storages/vms` lists it. None: the same as other listings.
-    #[serde(default)]
-    pub uuid_listed_at: Option<Timestamp>,
-    /// Time at which it is listed and runs again after its deletion. None: never.
-    #[serde(default)]
-    pub returns_at: Option<Timestamp>,
-    /// Its interruptions by the spot market, in their order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub interruptions: Vec<Interruption>,
-    /// Its end, once decided.
-    pub end: Option<End>,
-}
-
-/// Purpose of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum VmKind {
-    /// Control-plane node of a cluster.
-    ControlPlane,
-    /// A worker that existed at the start or was added outside the API.
-    Foreign,
-    /// A worker that was requested through the API.
-    Worker,
-    /// A VM outside clusters.
-    Plain,
-}
-
-/// The end of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct End {
-    /// Cause.
-    pub by: EndedBy,
-    /// Time of the decision: the deletion, or the notice of an interruption.
-    pub decided_at: Timestamp,
-    /// Time at which it stops, until which it is billed.
-    pub stops_at: Timestamp,
-    /// Time from which it is no longer listed.
-    pub gone_at: Timestamp,
-}
-
-/// The cause of the end of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EndedBy {
-    /// A deletion of this VM.
-    Deletion,
-    /// A `reduce` call or the deletion of its group.
-    Reduction,
-    /// An interruption by VPSie.
-    Interruption,
-    /// A change outside the API.
-    Outside,
-}
-
-/// The phase of a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phase {
-    /// Requested, not listed yet.
-    Pending,
-    /// Listed, not up.
-    Provisioning,
-    /// Up.
-    Running,
-    /// Suspended by VPSie.
-    Suspended,
-    /// Stopped for good, still listed.
-    Deleting,
-    /// No longer listed.
-    Gone,
 }
 
 /// Maximum number of VMs of a size in a datacenter.
@@ -197,8 +96,6 @@ pub(super) struct Context<'a> {
     pub rng: &'a mut Xoshiro256PlusPlus,
 }
 
-/// Time that a VM is listed after its interruption by the market.
-const INTERRUPTED_LISTED_FOR: SignedDuration = SignedDuration::from_secs(5);
 /// Time that deleted VMs stay on the bill.
 const BILL_RETENTION: SignedDuration = SignedDuration::from_hours(31 * 24);
 
@@ -221,6 +118,8 @@ impl State {
             revision: 0,
             started_at: Some(cx.now),
             past_events: 0,
+            vm_quota: cx.config.vm_quota,
+            account: Account::default(),
         };
         let config = cx.config;
         for cluster in &config.clusters {
@@ -263,7 +162,8 @@ impl State {
 
     fn insert_running(&mut self, now: Timestamp, cluster: &str, group: Option<u64>, vm: Vm) -> u64 {
         let id = vm.id;
-        let vm = Vm { cluster: Some(cluster.to_owned()), group, listed_at: now, up_at: Some(now), ..vm };
+        let (cluster, up_at) = (Some(cluster.to_owned()), Some(now));
+        let vm = Vm { cluster, group, listed_at: now, up_at, held: None, ..vm };
         self.vms.insert(id, vm);
         self.revision += 1;
         id
@@ -316,8 +216,21 @@ impl State {
             uuid_listed_at: None,
             returns_at: None,
             interruptions: Vec::new(),
+            held: cx.config.faults_at(datacenter).creations.held(),
+            plain: None,
             end: None,
         }
+    }
+
+    /// Lists the VMs that a datacenter has withheld, as if they were requested now.
+    pub(super) fn release_held(&mut self, cx: &mut Context<'_>, datacenter: &str) {
+        for vm in self.vms.values_mut().filter(|vm| vm.datacenter == datacenter && vm.held.is_some()) {
+            vm.held = None;
+            vm.listed_at = later(cx.now, cx.config.times.listed.draw(cx.rng));
+            let boot = later(cx.now, cx.config.times.boot.draw(cx.rng)).max(vm.listed_at);
+            vm.up_at = vm.up_at.map(|_| boot);
+        }
+        self.revision += 1;
     }
 
     /// Creates a requested worker and draws its anomalies.
@@ -437,102 +350,6 @@ impl State {
         self.capacity.extend(limit.map(|limit| Capacity { datacenter, size, capacity_type, limit }));
         self.revision += 1;
     }
-}
-
-impl Vm {
-    /// Its public address, of the range for benchmarks (RFC 2544).
-    pub(super) fn address(&self) -> String {
-        format!("198.{}.{}.{}", 18 + (self.id >> 16 & 1), self.id >> 8 & 255, self.id & 255)
-    }
-
-    /// Its private address.
-    pub(super) fn private_address(&self) -> String {
-        format!("10.{}.{}.{}", self.id >> 16 & 255, self.id >> 8 & 255, self.id & 255)
-    }
-
-    /// Its phase.
-    pub fn phase(&self, now: Timestamp) -> Phase {
-        match self.end {
-            Some(end) if end.gone_at <= now => Phase::Gone,
-            Some(end) if end.stops_at <= now => Phase::Deleting,
-            _ if self.listed_at > now => Phase::Pending,
-            _ if self.suspended => Phase::Suspended,
-            _ if self.up_at.is_some_and(|up| up <= now) => Phase::Running,
-            _ => Phase::Provisioning,
-        }
-    }
-
-    /// Returns true iff it is listed.
-    pub fn is_listed(&self, now: Timestamp) -> bool {
-        !matches!(self.phase(now), Phase::Pending | Phase::Gone)
-    }
-
-    /// Number of billed hours: each started hour counts.
-    pub(super) fn hours_billed(&self, now: Timestamp) -> u64 {
-        let until = self.end.map_or(now, |end| end.stops_at.min(now));
-        let seconds = self.created_at.duration_until(until).as_secs().max(0) as u64;
-        seconds.div_ceil(3600).max(1)
-    }
-
-    /// The deadline that its notice shows, if it has one.
-    pub fn interruption_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let announced = self.interruptions.iter().filter(|planned| planned.announced_at <= now);
-        announced
-            .filter(|planned| !(planned.withdrawn && planned.until <= now))
-            .find_map(|planned| planned.deadline)
-    }
-
-    /// Decides its end, once an interruption is announced.
-    fn end_by_interruption(&mut self, now: Timestamp) {
-        let Some(planned) = self.interruptions.iter().find(|i| !i.withdrawn && i.announced_at <= now) else {
-            return;
-        };
-        let Interruption { announced_at, until, .. } = *planned;
-        if self.end.is_none() {
-            let gone_at = later(until, INTERRUPTED_LISTED_FOR);
-            self.end =
-                Some(End { by: EndedBy::Interruption, decided_at: announced_at, stops_at: until, gone_at });
-        }
-    }
-
-    /// Ends it after the notice. An earlier end is kept.
-    pub(super) fn finish(
-        &mut self,
-        by: EndedBy,
-        now: Timestamp,
-        notice: SignedDuration,
-        deletion: SignedDuration,
-    ) {
-        let stops_at = later(now, notice);
-        let end = End { by, decided_at: now, stops_at, gone_at: later(stops_at, deletion) };
-        if self.end.is_none_or(|earlier| end.stops_at < earlier.stops_at) {
-            self.end = Some(end);
-        }
-    }
-}
-
-/// List price of a VM at a time.
-pub(super) fn price(config: &SimulatorConfig, vm: &Vm, now: Timestamp) -> Option<Price> {
-    let offer = config.offer(vm.size)?;
-    let (_, datacenter) = config.datacenter(&vm.datacenter)?;
-    if vm.spot {
-        let monthly = config.spot_monthly(datacenter, offer, now)?;
-        return Some(Price {
-            hourly: (monthly / Decimal::from(config.hours_per_month)).round_dp(5),
-            monthly,
-        });
-    }
-    Some(Price {
-        hourly: config.hourly(datacenter, offer),
-        monthly: SimulatorConfig::monthly(datacenter, offer),
-    })
-}
-
-/// A list price, USD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Price {
-    pub hourly: Decimal,
-    pub monthly: Decimal,
 }
 
 /// A UUID of version 1, as MySQL generates it (docs/reference/vpsie-api.md#uuids).

@@ -121,10 +121,19 @@ impl Shapes {
         }
     }
 
-    pub(super) fn project_key(&self) -> &'static str {
+    /// Key of the project of a group.
+    pub(super) fn group_project_key(&self) -> &'static str {
+        match self.project {
+            Project::Snake | Project::Mixed => "project_id",
+            Project::Camel => "projectId",
+        }
+    }
+
+    /// Key of the project of a VM.
+    pub(super) fn vm_project_key(&self) -> &'static str {
         match self.project {
             Project::Snake => "project_id",
-            Project::Camel => "projectId",
+            Project::Camel | Project::Mixed => "projectId",
         }
     }
 
@@ -235,6 +244,11 @@ impl Shapes {
             (NotFound::False, _) => with_data(Value::Bool(false)),
             (NotFound::Null, _) => with_data(Value::Null),
         }
+    }
+
+    /// Reply to a refused request.
+    pub(super) fn refusal(&self, status: u16, message: &str) -> Response<Body> {
+        self.render(Err(ApiError::new(status, message)), Page::default())
     }
 
     /// Reply for an unknown route.

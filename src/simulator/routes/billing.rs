@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::Call;
 use super::vm_fields::USER;
 use crate::simulator::operations::ApiError;
-use crate::simulator::state::{Context, State, VmKind, price};
+use crate::simulator::state::{Context, State};
+use crate::simulator::vm::{VmKind, price};
 use crate::simulator::wire::{Content, TimeStyle};
 
 pub(super) fn usages(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {

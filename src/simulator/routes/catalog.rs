@@ -17,7 +17,7 @@ pub(super) fn datacenters(_: &mut State, cx: &mut Context<'_>, _: &Call) -> Resu
             "dc_image": format!("{}.svg", datacenter.name.to_lowercase()),
             "state": datacenter.state,
             "country": datacenter.country,
-            "is_active": shapes.flag(true),
+            "is_active": shapes.flag(!datacenter.faults.inactive),
             "identifier": datacenter.identifier,
             "default_selected": shapes.flag(i == 0),
             "is_deleted": shapes.flag(false),
@@ -69,9 +69,11 @@ pub(super) fn resources(_: &mut State, cx: &mut Context<'_>, call: &Call) -> Res
     let (number, datacenter) =
         cx.config.datacenter(&call.text("dcIdentifier")?).ok_or_else(ApiError::not_found)?;
     let wanted = call.text("planCatIdentifier")?;
-    call.text("osIdentifier")?;
+    let os = call.text("osIdentifier")?;
+    let has_os = datacenter.images.as_ref().is_none_or(|images| images.contains(&os));
     let shapes = &cx.config.shapes;
-    let offers = offers_at(cx.config, datacenter).filter(|o| category_identifier(&o.category) == wanted);
+    let offers = offers_at(cx.config, datacenter);
+    let offers = offers.filter(|offer| has_os && category_identifier(&offer.category) == wanted);
     Ok(Content::list(offers.map(|offer| {
         let mut row = size(cx, offer, "nickname", "ssd");
         row.insert("identifier".to_owned(), json!(mapping_identifier(number, offer)));
@@ -93,7 +95,8 @@ fn size(cx: &Context<'_>, offer: &OfferConfig, name: &'static str, disk: &'stati
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn offers_at<'a>(
+/// The offers of a datacenter.
+pub(super) fn offers_at<'a>(
     config: &'a SimulatorConfig,
     datacenter: &'a DatacenterConfig,
 ) -> impl Iterator<Item = &'a OfferConfig> {

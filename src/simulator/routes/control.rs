@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::catalog::CapacityType;
 use crate::simulator::config::TimesConfig;
 use crate::simulator::control::ControlError;
+use crate::simulator::datacenter_faults::DatacenterFaults;
 use crate::simulator::fault::FaultRule;
 use crate::simulator::handle::Simulator;
 use crate::simulator::market::Storm;
@@ -43,6 +44,8 @@ pub(super) fn router() -> Router {
         .route("/price", put(set_price))
         .route("/times", put(set_times))
         .route("/shapes", put(set_shapes))
+        .route("/datacenters", get(async |Extension(sim): Sim| Json(sim.datacenter_faults())))
+        .route("/datacenters/{datacenter}", put(set_datacenter_faults))
         .route("/outage", put(set_outage))
         .route("/token", put(set_token))
         .route("/tokens", delete(revoke_tokens));
@@ -162,10 +165,12 @@ async fn set_capacity(Extension(sim): Sim, Json(body): Json<NewCapacity>) -> Con
 #[serde(deny_unknown_fields)]
 struct NewQuota {
     workers: Option<u32>,
+    vms: Option<u32>,
 }
 
 async fn set_quota(Extension(sim): Sim, Json(body): Json<NewQuota>) -> ControlReply {
     sim.set_worker_quota(body.workers);
+    sim.set_vm_quota(body.vms);
     done()
 }
 
@@ -200,6 +205,14 @@ async fn set_times(Extension(sim): Sim, Json(body): Json<TimesConfig>) -> Contro
 async fn set_shapes(Extension(sim): Sim, Json(body): Json<Shapes>) -> ControlReply {
     sim.set_shapes(body);
     done()
+}
+
+async fn set_datacenter_faults(
+    Extension(sim): Sim,
+    Path(datacenter): Path<String>,
+    Json(body): Json<DatacenterFaults>,
+) -> ControlReply {
+    control_reply(sim.set_datacenter_faults(&datacenter, body))
 }
 
 #[derive(Deserialize)]

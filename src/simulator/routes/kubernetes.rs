@@ -3,12 +3,14 @@
 use serde_json::{Map, Value, json};
 
 use super::Call;
-use super::vm_fields::{PROJECT, USER, insert_flags, insert_interruption, status};
+use super::vm_fields::{USER, insert_flags, insert_interruption, status};
+use crate::simulator::account::DEFAULT_PROJECT;
 use crate::simulator::anomalies::Gap;
 use crate::simulator::config::{ClusterConfig, OfferConfig};
 use crate::simulator::operations::ApiError;
-use crate::simulator::shapes::{AddGroup, AddSlave, Boxsize, NodeType, Nodes, Version};
-use crate::simulator::state::{Context, Group, State, Vm, VmKind};
+use crate::simulator::shapes::{AddGroup, AddSlave, Boxsize, ClusterCount, NodeType, Nodes, Version};
+use crate::simulator::state::{Context, Group, State};
+use crate::simulator::vm::{Vm, VmKind};
 use crate::simulator::wire::{Content, TimeStyle};
 
 pub(super) fn clusters(state: &mut State, cx: &mut Context<'_>, _: &Call) -> Result<Content, ApiError> {
@@ -20,7 +22,9 @@ pub(super) fn cluster(state: &mut State, cx: &mut Context<'_>, call: &Call) -> R
     let (_, cluster) = cx.config.cluster(call.param("cluster")).ok_or_else(ApiError::not_found)?;
     let mut object = cluster_fields(state, cx, cluster);
     let rows = |wanted: fn(&Vm) -> bool| {
-        let nodes = state.nodes(cx.now, &cluster.identifier).filter(|vm| wanted(vm));
+        let faults = cx.config.faults_at(&cluster.datacenter);
+        let nodes = state.nodes(cx.now, &cluster.identifier);
+        let nodes = nodes.filter(|vm| wanted(vm) && !faults.hides_row(vm.id));
         Value::Array(cx.config.shapes.add_odd_rows(nodes.map(|vm| node(cx, vm)).collect()))
     };
     if cx.config.shapes.nodes == Nodes::MastersSlaves {
@@ -57,7 +61,13 @@ fn cluster_fields(state: &State, cx: &Context<'_>, cluster: &ClusterConfig) -> M
     let fields = [
         ("cluster_name", json!(cluster.name)),
         ("identifier", json!(cluster.identifier)),
-        ("count", json!(masters)),
+        (
+            "count",
+            json!(match shapes.cluster_count {
+                ClusterCount::Masters => masters,
+                ClusterCount::Nodes => masters + slaves,
+            }),
+        ),
         ("created_on", shapes.time(TimeStyle::Plain, created_at)),
         ("updated_on", shapes.time(TimeStyle::Plain, created_at)),
         ("created_by", json!("simulator")),
@@ -176,7 +186,7 @@ fn group_row(state: &State, cx: &Context<'_>, cluster: u64, group: &Group) -> Va
         "is_active": shapes.flag(true),
         "is_deleted": shapes.flag(false),
         "identifier": group.identifier,
-        shapes.project_key(): shapes.id(PROJECT),
+        shapes.group_project_key(): shapes.id(DEFAULT_PROJECT),
         "cluster_id": shapes.id(cluster),
         "nodes_count": state.workers(group.id).filter(|vm| vm.is_listed(cx.now)).count(),
         "dcIdentifier": datacenter,

@@ -2,12 +2,16 @@
 
 #![allow(clippy::unnecessary_wraps, reason = "every endpoint has the signature of `Endpoint`")]
 
+mod account;
 mod billing;
 mod catalog;
 mod control;
 mod kubernetes;
 mod login;
+mod network;
+mod scripts;
 mod vm;
+mod vm_actions;
 mod vm_fields;
 
 use std::collections::HashMap;
@@ -19,7 +23,7 @@ use axum::extract::{Query, RawPathParams};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Router};
 use bytes::Bytes;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use serde_json::Value;
 
 use super::handle::Simulator;
@@ -34,6 +38,7 @@ pub(super) use catalog::mapping_identifier;
 /// The parameters of a request.
 pub(super) struct Call {
     params: HashMap<String, String>,
+    query: HashMap<String, String>,
     body: Value,
     form: bool,
 }
@@ -78,6 +83,10 @@ fn api() -> Router {
         .route("/vm/pending", get(authenticated(vm::pending)))
         .route("/vm/{vm}", get(authenticated(vm::get)))
         .route("/billing/estimated/usages", get(authenticated(billing::usages)))
+        .merge(vm_actions::router())
+        .merge(scripts::router())
+        .merge(network::router())
+        .merge(account::router())
 }
 
 fn vms() -> MethodRouter {
@@ -142,7 +151,7 @@ fn serve(
             offset: query.get("offset").and_then(|n| n.parse().ok()).unwrap_or_default(),
             limit: query.get("limit").and_then(|n| n.parse().ok()).unwrap_or(cx.config.anomalies.page_rows),
         };
-        let result = Call::read(params, headers, body).and_then(|call| endpoint(state, cx, &call));
+        let result = Call::read(params, query, headers, body).and_then(|call| endpoint(state, cx, &call));
         shapes.render(result, page)
     })
 }
@@ -156,7 +165,12 @@ fn tokens<'a>(shapes: &Shapes, headers: &'a HeaderMap) -> impl Iterator<Item = &
 }
 
 impl Call {
-    fn read(params: &RawPathParams, headers: &HeaderMap, body: &[u8]) -> Result<Self, ApiError> {
+    fn read(
+        params: &RawPathParams,
+        query: &HashMap<String, String>,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Self, ApiError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let form = content_type.is_some_and(|t| t.starts_with("application/x-www-form-urlencoded"));
         let params = params.iter().map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect();
@@ -169,7 +183,7 @@ impl Call {
         } else {
             serde_json::from_slice(body).map_err(|_| ApiError::new(400, "Malformed JSON in the request"))?
         };
-        Ok(Self { params, body, form })
+        Ok(Self { params, query: query.clone(), body, form })
     }
 
     /// A parameter of the path.
@@ -186,6 +200,28 @@ impl Call {
         }
     }
 
+    /// An optional field of the body, a text or a number, as text.
+    fn optional(&self, name: &str) -> Option<String> {
+        self.text(name).ok()
+    }
+
+    /// A flag of the body: a boolean, or 0 or 1 as number or text.
+    fn flag(&self, name: &str) -> bool {
+        let flag = self.body.get(name);
+        flag == Some(&Value::Bool(true)) || flag.is_some() && self.text(name).is_ok_and(|text| text == "1")
+    }
+
+    /// The texts of a list of the body.
+    fn texts(&self, name: &str) -> Vec<String> {
+        let list = self.body.get(name).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str).map(ToOwned::to_owned).collect()
+    }
+
+    /// A numeric parameter of the path.
+    fn param_number(&self, name: &str) -> Result<u64, ApiError> {
+        self.param(name).parse().map_err(|_| ApiError::not_found())
+    }
+
     /// A numeric field of the body.
     fn number(&self, name: &str) -> Result<u64, ApiError> {
         self.text(name)?.parse().map_err(|_| ApiError::new(400, format!("{name} must be a number")))
@@ -199,6 +235,18 @@ impl Call {
         }
         Ok(())
     }
+}
+
+/// The parts of the path and the texts in the body of a request, which may be identifiers.
+pub(super) fn names_in(request: &Request<Bytes>) -> Vec<String> {
+    let mut names: Vec<String> = request.uri().path().split('/').map(ToOwned::to_owned).collect();
+    if let Ok(Value::Object(fields)) = serde_json::from_slice(request.body()) {
+        names.extend(fields.values().filter_map(Value::as_str).map(ToOwned::to_owned));
+    } else {
+        let fields = url::form_urlencoded::parse(request.body());
+        names.extend(fields.map(|(_, value)| value.into_owned()));
+    }
+    names
 }
 
 /// Returns true iff the path has a served prefix, or no known prefix.

@@ -3,10 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::simulator::state::{Context, Phase, Vm};
+use crate::simulator::state::Context;
+use crate::simulator::vm::{Phase, Vm};
 
-/// The project of all objects.
-pub(super) const PROJECT: u64 = 71128;
 /// The owner of all objects.
 pub(super) const USER: u64 = 4711;
 
@@ -16,6 +15,7 @@ pub(super) fn status(vm: &Vm, now: Timestamp) -> &'static str {
         Phase::Pending => "pending",
         Phase::Provisioning => "provisioning",
         Phase::Running => "running",
+        Phase::Stopped => "stopped",
         Phase::Suspended => "suspended",
         Phase::Deleting | Phase::Gone => "deleting",
     }
@@ -28,7 +28,7 @@ pub(super) fn insert_flags(row: &mut Map<String, Value>, cx: &Context<'_>, vm: &
         ("is_active", !matches!(phase, Phase::Pending | Phase::Provisioning)),
         ("is_deleted", false),
         ("power", phase == Phase::Running),
-        ("is_locked", false),
+        ("is_locked", vm.plain.as_ref().is_some_and(|plain| plain.locked)),
         ("is_suspended", phase == Phase::Suspended),
         ("boxes_suspended", phase == Phase::Suspended),
         ("is_terminated", phase == Phase::Deleting),

@@ -1,15 +1,20 @@
 //! Tests of the simulator, called in process on paused time.
 
+mod account;
 mod anomalies;
 mod api;
+mod boot;
 mod client;
 mod control;
+mod datacenters;
 mod docs;
 mod faults;
 mod join;
 mod market;
+mod payload;
 mod process;
 mod shapes;
+mod vms;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +47,8 @@ pub(super) fn steady() -> SimulatorConfig {
         listed: "2s".parse().unwrap(),
         boot: "30s".parse().unwrap(),
         deletion: "5s".parse().unwrap(),
+        gap: Span::ZERO,
+        attachment: "3s".parse().unwrap(),
     };
     SimulatorConfig { times, ..SimulatorConfig::default() }
 }
@@ -101,6 +108,48 @@ async fn add_group(sim: &Simulator, name: &str, size: u64) -> u64 {
 
 async fn add_worker(sim: &Simulator, group: u64) -> Reply {
     send(sim, "POST", &cluster_path(&format!("/add/slave/group/{group}")), None).await
+}
+
+/// The `resourceIdentifier` of an offer in the datacenter of that number.
+fn plan(sim: &Simulator, datacenter: u64, offer: &str) -> String {
+    let offer = sim.world(|world| world.config.offer_named(offer).cloned()).unwrap();
+    super::routes::mapping_identifier(datacenter, &offer)
+}
+
+/// A request for a VM of the smallest offer, with further fields.
+fn vm_request(sim: &Simulator, hostname: &str, fields: &Value) -> Value {
+    let mut request = json!({
+        "resourceIdentifier": plan(sim, 1, "s-1vcpu-2gb"),
+        "osIdentifier": "ubuntu",
+        "dcIdentifier": DEFAULT_DATACENTER,
+        "hostname": hostname,
+    });
+    request.as_object_mut().unwrap().extend(fields.as_object().cloned().unwrap_or_default());
+    request
+}
+
+async fn create_vm(sim: &Simulator, hostname: &str, fields: Value) -> Reply {
+    send(sim, "POST", "/vm", Some(vm_request(sim, hostname, &fields))).await
+}
+
+/// Creates a VM and returns its UUID once it runs.
+async fn running_vm(sim: &Simulator, hostname: &str, fields: Value) -> String {
+    let reply = create_vm(sim, hostname, fields).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    pass(60).await;
+    sim.vms().into_iter().find(|vm| vm.vm.hostname == hostname).unwrap().vm.uuid
+}
+
+/// A configuration with the datacenters `ams1` and `hel1`.
+fn two_datacenters() -> SimulatorConfig {
+    let mut config = steady();
+    let second = DatacenterConfig {
+        identifier: "hel1".to_owned(),
+        name: "HEL".to_owned(),
+        ..config.datacenters[0].clone()
+    };
+    config.datacenters.push(second);
+    config
 }
 
 fn workers(sim: &Simulator) -> Vec<VmView> {

@@ -164,6 +164,9 @@ shape_tests! {
         "boxsize=other", Groups, "/data/0/boxsize_id" => 1002;
         "project=project_id", Groups, "/data/0/project_id" => 71128;
         "project=projectId", Groups, "/data/0/projectId" => 71128;
+        "project=mixed", Groups, "/data/0/project_id" => 71128;
+        "cluster-count=masters", Cluster, "/data/count" => 1;
+        "cluster-count=nodes", Cluster, "/data/count" => 2;
     }
     nodes {
         "nodes=plain", Cluster, "/data/nodes/1/identifier" => "ABSENT";
@@ -236,7 +239,8 @@ async fn a_vm_has_the_selected_envelope_and_state() {
     ] {
         let sim = simulator(shaped(shape));
         let uuid = sim.with_state(|state, cx, _| {
-            let id = state.create_vm(cx, DEFAULT_DATACENTER, 1, "web").unwrap();
+            let request = VmRequest::default();
+            let id = state.create_vm(cx, DEFAULT_DATACENTER, 1, "web", request).unwrap().unwrap();
             state.vms[&id].uuid.clone()
         });
         pass(60).await;
