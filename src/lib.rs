@@ -10,7 +10,7 @@
 //!                                  └─ reads answer from memory
 //! ```
 //!
-//! Pure rooms ([`fleet`], [`catalog`], [`cost`], [`placement`]) have no async, no clock, no randomness and no I/O.
+//! Pure rooms ([`fleet`], [`catalog`], [`cost`], [`join`], [`placement`]) have no async, no clock, no randomness and no I/O.
 //! The others are adapters around them; arrows point from the shell to the pure rooms only.
 
 pub mod api;
@@ -22,6 +22,7 @@ pub mod control;
 pub mod cost;
 pub mod fleet;
 pub mod grpc;
+pub mod join;
 pub mod kubernetes;
 pub mod placement;
 pub mod retry_after;

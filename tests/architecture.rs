@@ -34,7 +34,7 @@ const fn room(name: &'static str, subject: &'static str, imports: &'static str) 
     Room { name, subject, pure: false, imports }
 }
 
-const ROOMS: [Room; 17] = [
+const ROOMS: [Room; 18] = [
     pure(
         "catalog",
         "Offers with their list prices, and the identifiers of sizes, offers and datacenters",
@@ -42,6 +42,11 @@ const ROOMS: [Room; 17] = [
     ),
     pure("cost", "Money, prices of offers, comparison of offers, limits, marginal prices", "catalog"),
     pure("fleet", "Machines and pools, and their changes by commands, listings and time", "catalog cost"),
+    pure(
+        "join",
+        "The payload by which a VM joins a self-managed cluster: templates, labels, CA hashes",
+        "fleet",
+    ),
     pure("placement", "The order of Cluster Autoscaler's options", "catalog cost fleet"),
     room("clock", "The wall clock", ""),
     room("retry_after", "The `Retry-After` of replies, with a maximum", ""),
@@ -50,7 +55,7 @@ const ROOMS: [Room; 17] = [
     room(
         "validation",
         "Checks of NodeGroups, from manifests and from the API server",
-        "api catalog cost fleet vpsie",
+        "api catalog cost fleet join vpsie",
     ),
     room(
         "kubernetes",
@@ -59,7 +64,7 @@ const ROOMS: [Room; 17] = [
     ),
     room(
         "vpsie",
-        "The API of VPSie: transport, login, limits, lenient parsing; the backend for managed Kubernetes",
+        "The API of VPSie: transport, login, limits, lenient parsing; the backends for managed Kubernetes and for plain VMs",
         "catalog clock fleet retry_after telemetry",
     ),
     room(
@@ -70,8 +75,8 @@ const ROOMS: [Room; 17] = [
     room(
         "control",
         "The writer of the fleet, and the loops: provision, removal, catalog, nodes, drain, NodeGroups, records, \
-         credentials",
-        "api catalog clock cost fleet kubernetes retry_after store telemetry validation vpsie",
+         credentials, joins",
+        "api catalog clock cost fleet join kubernetes retry_after store telemetry validation vpsie",
     ),
     room(
         "simulator",

@@ -166,6 +166,8 @@ fn fleet() -> Fleet {
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     };
     let records = Records { catalog: Some(Arc::new(catalog)), ..Records::default() };
     Fleet::restore(vec![group], records, Reserved { cpu_millis: 100, memory_mib: 512, disk_gib: 10 })

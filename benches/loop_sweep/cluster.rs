@@ -62,6 +62,8 @@ fn group(pools: &[PoolId]) -> NodeGroup {
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     }
 }
 

@@ -38,7 +38,9 @@ spec:
   names a YAML file, which may hold several documents, or a folder of files.
 - Manifests of the original VPSie autoscaler are accepted unchanged. The log at start and `vpsie-autoscaler validate` name
   the fields without effect.
-- All NodeGroups must have the same cluster and datacenter: a managed cluster is in one datacenter.
+- All NodeGroups of a managed cluster must have the same cluster and datacenter: a managed cluster is in one datacenter.
+- A NodeGroup has either `resourceIdentifier` or `selfManaged` ([self-managed clusters](self-managed.md)).
+- Machines in several datacenters: [Datacenters](datacenters.md). Spot machines: [Spot](spot.md).
 - VPSie has one group of workers per size in each cluster. Pools of one size share it; each machine belongs to one pool.
 - The program sets labels and taints of Nodes only with `--kubeconfig`.
 - Unknown fields are errors, because a misspelt limit would cost money.

@@ -17,6 +17,7 @@ mod policies;
 mod record;
 mod reserved;
 mod rules;
+mod self_managed;
 mod status;
 mod text;
 mod vpsie_node;
@@ -28,15 +29,18 @@ pub use crds::{crds, to_yaml};
 pub use node_group::{AutoscalingOptions, DeletionPolicy, NodeGroup, NodeGroupSpec, Taint};
 pub use node_template::NodeTemplate;
 pub use policies::{
-    CostOptimization, CostStrategy, Distribution, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig,
-    SpotTaint,
+    CostOptimization, CostStrategy, DistributionStrategy, MultiRegion, ScaleDownPolicy, ScaleUpPolicy,
+    SpotConfig, SpotTaint,
 };
 pub use record::NotARecord;
 pub(crate) use reserved::{GPU_LABEL, LABELS, ReservedKeys, TAINTS, reserved};
 pub(crate) use rules::NAME_MAX;
+pub use self_managed::{
+    CloudController, Delivery, JoinKind, KeyRef, Network, Payload, SelfManaged, Variable,
+};
 pub use status::{
-    BreakerStatus, Condition, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupSpot, NodeGroupStatus,
-    SpotPool,
+    BreakerStatus, Condition, NodeGroupCost, NodeGroupDatacenter, NodeGroupNode, NodeGroupPool,
+    NodeGroupSpot, NodeGroupStatus, SpotPool,
 };
 pub use vpsie_node::{
     InterruptionNotice, InterruptionReport, MachinePhase, NodeResources, RequestOutcome, RequestRef,
@@ -83,7 +87,7 @@ mod tests {
         let spec: NodeGroupSpec = serde_json::from_value(json!({
             "minNodes": 0, "maxNodes": 1, "datacenterID": "d", "resourceIdentifier": "c", "offeringIDs": ["o"],
             "scaleUpPolicy": {}, "scaleDownPolicy": {}, "spotConfig": {}, "multiRegion": {},
-            "costOptimization": {},
+            "costOptimization": {}, "selfManaged": {"joinKind": "kubeadm", "endpoint": "a:1"},
         }))
         .unwrap();
         let spec = serde_json::to_value(spec).unwrap();

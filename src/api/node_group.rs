@@ -11,6 +11,7 @@ use super::cost_limit::CostLimit;
 use super::node_template::NodeTemplate;
 use super::policies::{CostOptimization, MultiRegion, ScaleDownPolicy, ScaleUpPolicy, SpotConfig};
 use super::rules;
+use super::self_managed::SelfManaged;
 use super::status::NodeGroupStatus;
 use super::text;
 use crate::fleet::{self, TaintEffect};
@@ -43,7 +44,11 @@ use crate::fleet::{self, TaintEffect};
 #[x_kube(
     validation = rules::MIN_AT_MOST_MAX,
     validation = rules::PREFERRED_IS_OFFERED,
-    validation = rules::REGIONS_FIT
+    validation = rules::REGIONS_FIT,
+    validation = rules::ONE_PRODUCT,
+    validation = rules::PRODUCT_STAYS,
+    validation = rules::SELF_MANAGED_HAS_IMAGE,
+    validation = rules::DATACENTER_IS_LISTED
 )]
 pub struct NodeGroupSpec {
     /// Minimum number of nodes, over all pools. `kubectl scale` sets it.
@@ -57,11 +62,15 @@ pub struct NodeGroupSpec {
     #[schemars(with = "text::Datacenter")]
     #[x_kube(validation = rules::DATACENTER_STAYS)]
     pub datacenter_id: String,
-    /// UUID of the VPSie-managed Kubernetes cluster.
-    #[schemars(with = "text::Cluster")]
+    /// UUID of the VPSie-managed Kubernetes cluster. Either this or `selfManaged` is required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Cluster>")]
     #[x_kube(validation = rules::CLUSTER_STAYS)]
-    pub resource_identifier: String,
-    /// VPSie project. Without effect: a managed cluster has its own.
+    pub resource_identifier: Option<String>,
+    /// Plain VMs that join a self-managed cluster. Needs `--backend=vm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_managed: Option<SelfManaged>,
+    /// VPSie project of the VMs of a self-managed cluster. Without effect for a managed cluster, which has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// Offers that may be rented, by name, UUID or KubeSizeID, in order of preference. Each is a separate
@@ -70,10 +79,11 @@ pub struct NodeGroupSpec {
     #[schemars(with = "Vec<text::Offer>", length(min = 1, max = 32))]
     #[x_kube(validation = rules::OFFERS_DIFFER)]
     pub offering_ids: Vec<String>,
-    /// OS image. Without effect: a managed cluster has its own.
+    /// OS image of the VMs of a self-managed cluster. Without effect for a managed cluster, which has its own.
     #[serde(default, rename = "osImageID", skip_serializing_if = "Option::is_none")]
     pub os_image_id: Option<String>,
-    /// Kubernetes version, such as `v1.33.2`. Without effect: a managed cluster has its own.
+    /// Kubernetes version, such as `v1.33.2`: a variable of the payload in a self-managed cluster. Without effect for a
+    /// managed cluster, which has its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<text::Version>")]
     pub kubernetes_version: Option<String>,
@@ -117,13 +127,14 @@ pub struct NodeGroupSpec {
     /// decide.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_down_policy: Option<ScaleDownPolicy>,
-    /// SSH keys of the VMs. Without effect: a managed cluster has its own.
+    /// SSH key of the VMs of a self-managed cluster. VPSie accepts one. Without effect for a managed cluster, which has its
+    /// own.
     #[serde(default, rename = "sshKeyIDs", skip_serializing_if = "Vec::is_empty")]
     pub ssh_key_ids: Vec<String>,
-    /// Tags of the VMs. Without effect: workers of a managed cluster have none.
+    /// Tags of the VMs of a self-managed cluster. Without effect for a managed cluster: its workers have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Free text for users. Without effect.
+    /// Free text for users. VMs of a self-managed cluster have it in their notes, after the owner marker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notes: Option<String>,
     /// VPSie size (KubeSizeID) of the offer, which overrides the catalog. Without effect if `offeringIDs` has
@@ -134,7 +145,7 @@ pub struct NodeGroupSpec {
     /// Spot machines. Without effect until a spot offer is known; VPSie's API shows none today.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spot_config: Option<SpotConfig>,
-    /// Several datacenters. Without effect yet: all machines are in `datacenterID`.
+    /// Several datacenters. Without effect for a managed cluster: all its machines are in `datacenterID`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multi_region: Option<MultiRegion>,
     /// Replacement of machines by cheaper ones. Without effect yet.

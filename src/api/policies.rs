@@ -124,22 +124,25 @@ impl From<SpotTaint> for TaintEffect {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = rules::WEIGHTS_ARE_USED,
+    validation = rules::A_WEIGHT_IS_ABOVE_0,
     validation = rules::WEIGHTS_ARE_COMPLETE,
     validation = rules::PRIMARY_IS_LISTED
 )]
 pub struct MultiRegion {
-    /// Whether other datacenters than `datacenterID` are used.
+    /// Whether other datacenters than `datacenterID` are used. Without effect for a managed cluster, which is in one
+    /// datacenter.
     #[serde(default)]
     pub enabled: bool,
-    /// Datacenters of the nodes.
+    /// Datacenters of the nodes. `datacenterID` must be one of them. `primary-backup` uses them in this order, after
+    /// the primary.
     #[serde(default, rename = "datacenterIDs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<text::Datacenter>", length(max = 32))]
     #[x_kube(validation = rules::DATACENTERS_DIFFER)]
     pub datacenter_ids: Vec<String>,
     /// Distribution of the nodes over the datacenters.
     #[serde(default)]
-    pub distribution_strategy: Distribution,
-    /// Weight of each datacenter, for `weighted`.
+    pub distribution_strategy: DistributionStrategy,
+    /// Weight of each datacenter, for `weighted`. A datacenter with weight 0 does not grow.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, rules::Weight>", extend("maxProperties" = 32))]
     pub weighted_distribution: BTreeMap<String, i32>,
@@ -151,12 +154,26 @@ pub struct MultiRegion {
     #[serde(default = "number::<1>")]
     #[schemars(range(min = 0))]
     pub min_nodes_per_region: i32,
+    /// Number of machines that `weighted` divides at a time. A small number keeps the proportions more exactly, a large
+    /// number adds machines faster.
+    #[serde(default = "number::<3>")]
+    #[schemars(range(min = 1, max = 100))]
+    pub step_size: i32,
+    /// Number of nodes by which Cluster Autoscaler may shrink a datacenter below its part of the NodeGroup.
+    #[serde(default = "number::<2>")]
+    #[schemars(range(min = 0))]
+    pub max_skew: i32,
+    /// Maximum additional price of a node in the datacenter that the strategy chooses, percent. The expander chooses
+    /// another datacenter only if a node there is cheaper by more than that.
+    #[serde(default = "number::<10>")]
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_price_difference: i32,
 }
 
 /// Distribution of nodes over datacenters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Distribution {
+pub enum DistributionStrategy {
     /// Equal numbers.
     #[default]
     Balanced,

@@ -235,7 +235,7 @@ impl From<&fleet::VmRequest> for VmRequest {
             fleet::RequestOutcome::Unclear => RequestOutcome::Unclear,
             fleet::RequestOutcome::Lost => RequestOutcome::Lost,
         };
-        Self { at: request.at, outcome }
+        Self { at: request.at, outcome, hostname: request.hostname.as_ref().map(ToString::to_string) }
     }
 }
 
@@ -247,7 +247,8 @@ impl From<&VmRequest> for fleet::VmRequest {
             RequestOutcome::Unclear => fleet::RequestOutcome::Unclear,
             RequestOutcome::Lost => fleet::RequestOutcome::Lost,
         };
-        Self { at: request.at, outcome }
+        let hostname = request.hostname.as_deref().map(fleet::Hostname::new);
+        Self { at: request.at, outcome, hostname }
     }
 }
 
@@ -307,7 +308,8 @@ mod tests {
             Just(fleet::RequestOutcome::Unclear),
             Just(fleet::RequestOutcome::Lost),
         ];
-        let request = (time(), outcome).prop_map(|(at, outcome)| fleet::VmRequest { at, outcome });
+        let request =
+            (time(), outcome).prop_map(|(at, outcome)| fleet::VmRequest { at, outcome, hostname: None });
         (phase(), time(), 0..1000_u64, proptest::collection::vec(request, 0..3)).prop_map(
             |(phase, created_at, size, requests)| Machine {
                 id: "workers-0a1b2c3d".into(),

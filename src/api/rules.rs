@@ -37,10 +37,19 @@ pub(super) const PREFERRED_IS_OFFERED: Text = (
 );
 
 pub(super) const REGIONS_FIT: Text = (
+    "!has(self.selfManaged) || !has(self.multiRegion) || !self.multiRegion.enabled || \
+     !has(self.multiRegion.datacenterIDs) || self.multiRegion.minNodesPerRegion * \
+     self.multiRegion.datacenterIDs.filter(datacenter, !has(self.multiRegion.weightedDistribution) || \
+     self.multiRegion.weightedDistribution.size() == 0 || datacenter in self.multiRegion.weightedDistribution && \
+     self.multiRegion.weightedDistribution[datacenter] > 0).size() <= self.maxNodes",
+    "multiRegion.minNodesPerRegion times the number of its datacenterIDs (with weights: those above 0) must be at most \
+     maxNodes: lower minNodesPerRegion or raise maxNodes",
+);
+
+pub(super) const DATACENTER_IS_LISTED: Text = (
     "!has(self.multiRegion) || !self.multiRegion.enabled || !has(self.multiRegion.datacenterIDs) || \
-     self.multiRegion.minNodesPerRegion * self.multiRegion.datacenterIDs.size() <= self.maxNodes",
-    "multiRegion.minNodesPerRegion times the number of its datacenterIDs must be at most maxNodes: lower \
-     minNodesPerRegion or raise maxNodes",
+     self.multiRegion.datacenterIDs.size() == 0 || self.datacenterID in self.multiRegion.datacenterIDs",
+    "datacenterID must be one of multiRegion.datacenterIDs: add it to datacenterIDs",
 );
 
 pub(super) const DATACENTER_STAYS: Text =
@@ -48,6 +57,41 @@ pub(super) const DATACENTER_STAYS: Text =
 
 pub(super) const CLUSTER_STAYS: Text =
     ("self == oldSelf", "resourceIdentifier cannot be changed: create another NodeGroup for another cluster");
+
+pub(super) const ONE_PRODUCT: Text = (
+    "has(self.resourceIdentifier) != has(self.selfManaged)",
+    "exactly one of resourceIdentifier (a VPSie-managed cluster) and selfManaged (plain VMs) must be set",
+);
+
+pub(super) const PRODUCT_STAYS: Text = (
+    "has(self.selfManaged) == has(oldSelf.selfManaged)",
+    "resourceIdentifier and selfManaged cannot replace each other: create another NodeGroup",
+);
+
+pub(super) const SELF_MANAGED_HAS_IMAGE: Text = (
+    "!has(self.selfManaged) || has(self.osImageID) || has(self.selfManaged.imageIDs)",
+    "selfManaged needs osImageID, or selfManaged.imageIDs for each datacenter",
+);
+
+pub(super) const CUSTOM_HAS_PAYLOAD: Text = (
+    "self.joinKind != 'custom' || has(self.payload)",
+    "joinKind custom needs payload: name the ConfigMap with the template",
+);
+
+pub(super) const TOKEN_KIND_FITS: Text = (
+    "self.joinKind != 'rke2' || !self.endpoint.endsWith(':6443')",
+    "joinKind rke2 joins at the supervisor: endpoint must have its port, 9345 by default",
+);
+
+pub(super) const VARIABLES_DIFFER: Text = (
+    "self.all(a, self.exists_one(b, a.name == b.name))",
+    "variables must have different names: remove duplicates",
+);
+
+pub(super) const VARIABLE_HAS_ONE_SOURCE: Text = (
+    "[has(self.value), has(self.configMapKeyRef), has(self.secretKeyRef)].filter(set, set).size() == 1",
+    "a variable must have exactly one of value, configMapKeyRef and secretKeyRef",
+);
 
 pub(super) const OFFERS_DIFFER: Text = (
     "self.all(a, self.exists_one(b, a.lowerAscii() == b.lowerAscii()))",
@@ -103,6 +147,12 @@ pub(super) const WEIGHTS_ARE_USED: Text = (
     "weightedDistribution is only for distributionStrategy weighted: set that strategy, or remove the weights",
 );
 
+pub(super) const A_WEIGHT_IS_ABOVE_0: Text = (
+    "!has(self.weightedDistribution) || self.weightedDistribution.size() == 0 || \
+     self.weightedDistribution.exists(datacenter, self.weightedDistribution[datacenter] > 0)",
+    "weightedDistribution must have a weight above 0: a datacenter with weight 0 does not grow",
+);
+
 pub(super) const WEIGHTS_ARE_COMPLETE: Text = (
     "self.distributionStrategy != 'weighted' || has(self.datacenterIDs) && has(self.weightedDistribution) && \
      self.datacenterIDs.size() > 0 && self.datacenterIDs.size() == self.weightedDistribution.size() && \
@@ -152,6 +202,6 @@ impl JsonSchema for Weight {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "integer", "format": "int32", "minimum": 1})
+        json_schema!({"type": "integer", "format": "int32", "minimum": 0, "maximum": 1_000_000})
     }
 }

@@ -31,7 +31,8 @@ pub struct NodeGroupStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeGroupNode>,
     /// Conditions `Ready`, `Scaling`, `Error`, `AtMinCapacity`, `AtMaxCapacity`, `GrowthHalted`,
-    /// `UnexpectedNodes`, `SpotAvailable` if spot is enabled, and `Deleting` after the NodeGroup was deleted.
+    /// `UnexpectedNodes`, `SpotAvailable` if spot is enabled, `DatacentersHealthy` with several datacenters,
+    /// `PayloadValid` of a self-managed cluster, and `Deleting` after the NodeGroup was deleted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
@@ -53,6 +54,10 @@ pub struct NodeGroupStatus {
     /// Spot machines. Absent without spot pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spot: Option<NodeGroupSpot>,
+    /// Datacenters, the primary first. Absent if all machines are in `datacenterID`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["datacenterID".to_owned()]))]
+    pub datacenters: Vec<NodeGroupDatacenter>,
     /// Generation of the spec that the status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
@@ -101,16 +106,51 @@ pub struct SpotPool {
     pub interruption_rate_percent: i32,
 }
 
-/// State of the circuit breaker of a spot class.
+/// State of the circuit breaker of a spot class or of a datacenter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BreakerStatus {
-    /// Spot pools of the class grow.
+    /// Pools of the class or datacenter can grow.
     Closed,
-    /// All spot pools of the class together add one machine.
+    /// All pools of the class or datacenter together can add one machine.
     HalfOpen,
-    /// Spot pools of the class do not grow.
+    /// Pools of the class or datacenter cannot grow.
     Open,
+}
+
+/// Datacenter of a NodeGroup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeGroupDatacenter {
+    /// VPSie datacenter.
+    #[serde(rename = "datacenterID")]
+    pub datacenter_id: String,
+    /// Number of machines that are neither failed nor being deleted.
+    #[serde(default)]
+    pub machines: i32,
+    /// Number of Ready nodes.
+    #[serde(default)]
+    pub ready_nodes: i32,
+    /// Minimum number of machines.
+    #[serde(default)]
+    pub minimum: i32,
+    /// Number of machines below the minimum.
+    #[serde(default)]
+    pub shortfall: i32,
+    /// State of the circuit breaker of the datacenter: `closed` (its pools can grow), `half-open` (its pools together
+    /// can add one machine), `open` (its pools cannot grow).
+    pub health: BreakerStatus,
+    /// Time at which the circuit breaker opened. Absent while it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
+    pub since: Option<Time>,
+    /// Time of the next attempt, while the circuit breaker is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<text::Time>")]
+    pub next_attempt: Option<Time>,
+    /// Evidence that opened the circuit breaker, such as `RowsMissing`. Absent while it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// One pool of a NodeGroup.

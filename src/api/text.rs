@@ -114,3 +114,28 @@ text! {
     Duration, 0 to 32, r"self.matches('^([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$') && self.matches('[1-9]')",
     "must be a duration above 0 such as 90s, 10m or 1h30m"
 }
+text! {
+    /// `host:port`.
+    Endpoint, 3 to 260, r"self.matches(r'^([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$')",
+    "must be a host and a port such as 10.0.0.1:6443"
+}
+text! {
+    /// An identifier at VPSie.
+    Identifier, 1 to 63, "self.matches('^[A-Za-z0-9-]+$')",
+    "must be an identifier of VPSie: letters, digits or '-'"
+}
+text! {
+    /// The name of a ConfigMap or Secret.
+    ObjectName, 1 to 253, r"self.matches(r'^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",
+    "must be the name of an object: lower-case letters, digits, '-' or '.', with a letter or digit at both ends"
+}
+text! {
+    /// A key in the data of a ConfigMap or Secret.
+    Key, 1 to 253, r"self.matches('^[-._A-Za-z0-9]+$')",
+    "must be letters, digits, '-', '_' or '.'"
+}
+text! {
+    /// The name of a variable.
+    VariableName, 1 to 63, r"self.matches('^[A-Za-z_][A-Za-z0-9_]*$')",
+    "must be letters, digits or '_', and not start with a digit"
+}

@@ -56,7 +56,7 @@ pub struct VPSieNodeSpec {
     #[serde(default = "on_demand")]
     #[schemars(with = "String", extend("enum" = ["on-demand", "spot"]))]
     pub capacity_type: CapacityType,
-    /// UUID of the VPSie-managed Kubernetes cluster.
+    /// UUID of the VPSie-managed cluster, or UID of the namespace `kube-system` of a self-managed cluster.
     #[schemars(with = "text::Cluster")]
     pub resource_identifier: String,
     /// VPSie size (KubeSizeID) of the VM, which determines its VPSie group.
@@ -124,6 +124,9 @@ pub struct VmRequest {
     pub at: Timestamp,
     /// Outcome of the request.
     pub outcome: RequestOutcome,
+    /// Hostname that the VM gets. Absent for a managed cluster: VPSie chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
 }
 
 /// A request to VPSie, by its machine and its time.
@@ -226,7 +229,7 @@ pub struct VPSieNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = [
         "QUOTA_EXCEEDED", "STOCKOUT", "CREATE_TIMEOUT", "AUTHENTICATION", "INVALID_CONFIGURATION",
-        "API_UNAVAILABLE", "REFUSED", null
+        "API_UNAVAILABLE", "REFUSED", "DATACENTER_UNAVAILABLE", null
     ]))]
     pub failure_reason: Option<FailureReason>,
     /// Error message of the failure.

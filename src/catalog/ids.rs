@@ -74,6 +74,14 @@ impl SizeId {
     /// Placeholder for an unknown size; VPSie has no size with this id.
     pub const UNKNOWN: Self = Self(0);
 
+    /// The size of a plan of plain VMs. Plans have no numeric id that holds in all datacenters, so it is derived from the
+    /// plan's name, ignoring case (FNV-1a). It fits a JSON number, and differs from every `KubeSizeID` (2^52 and above).
+    pub fn from_plan(name: &str) -> Self {
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = name.bytes().map(|byte| byte.to_ascii_lowercase()).fold(0xcbf2_9ce4_8422_2325, mix);
+        Self(hash >> 12 | 1 << 52)
+    }
+
     /// The size, unless it is unknown. Labels and statuses use this, so that they never show the placeholder.
     pub fn known(self) -> Option<Self> {
         (self != Self::UNKNOWN).then_some(self)

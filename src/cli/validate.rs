@@ -36,8 +36,10 @@ pub(super) fn run(mut args: ServeArgs, out: &mut impl Write) -> anyhow::Result<(
     for note in &manifests.notes {
         writeln!(out, "note: {note}")?;
     }
-    let managed = &manifests.managed;
-    writeln!(out, "cluster {}, datacenter {}", managed.cluster, managed.datacenter)?;
+    match &manifests.managed {
+        Some(managed) => writeln!(out, "cluster {}, datacenter {}", managed.cluster, managed.datacenter)?,
+        None => writeln!(out, "self-managed cluster")?,
+    }
     let pools =
         || manifests.groups.iter().flat_map(|group| group.pools.iter().map(move |pool| (group, pool)));
     let width = pools().map(|(_, pool)| pool.to_string().len()).max().unwrap_or_default();
@@ -100,10 +102,19 @@ mod tests {
             let row = out.lines().find(|line| line.starts_with(&words)).unwrap();
             assert!(row.ends_with(&format!("1 to 20   {taint}")), "{row}");
         }
-        for sample in std::fs::read_dir("deployments/samples").unwrap() {
-            let name = sample.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned();
+        let entries = std::fs::read_dir("deployments/samples").unwrap().map(|entry| entry.unwrap().path());
+        for sample in entries.filter(|path| path.is_file()) {
+            let name = sample.file_stem().unwrap().to_string_lossy().into_owned();
             assert!(out.contains(&format!("\n{name}/ams1/")), "{name} is not in {out}");
         }
+    }
+
+    #[test]
+    fn the_sample_of_a_self_managed_cluster_is_valid() {
+        let out =
+            validate("vpsie-autoscaler validate --node-groups deployments/samples/self-managed").unwrap();
+        assert!(out.contains("self-managed cluster\n"), "{out}");
+        assert!(out.contains("\nself-managed/ams1/c-2vcpu-4gb/on-demand"), "{out}");
     }
 
     #[test]

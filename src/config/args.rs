@@ -11,6 +11,7 @@ use secrecy::SecretString;
 
 use super::legacy_flags::RefusedArgs;
 use crate::cost::HoursPerMonth;
+use crate::fleet::Binding;
 use crate::telemetry::LogArgs;
 use crate::validation::{money, parse_duration};
 use crate::vpsie::{INTERRUPTION_FIELDS, InterruptionFields};
@@ -58,6 +59,9 @@ pub struct FleetArgs {
     /// Place of NodeGroups and records
     #[arg(long, value_name = "STORE", env = "VPSIE_AUTOSCALER_STORE", value_enum, default_value_t)]
     pub store: StoreKind,
+    /// Product of VPSie that the cluster runs on. NodeGroups of the other product are refused
+    #[arg(long, value_name = "PRODUCT", env = "VPSIE_AUTOSCALER_BACKEND", value_enum, default_value_t)]
+    pub backend: BackendKind,
     /// NodeGroup manifests: a YAML file, or a folder of YAML files. Default with --simulate: the samples
     #[arg(long, value_name = "PATH", env = "VPSIE_AUTOSCALER_NODE_GROUPS")]
     pub node_groups: Option<PathBuf>,
@@ -89,6 +93,26 @@ pub struct FleetArgs {
         hide = NO_SIMULATOR
     )]
     pub simulator_state: PathBuf,
+}
+
+/// Product of VPSie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BackendKind {
+    /// Workers of a VPSie-managed cluster: NodeGroups with `resourceIdentifier`.
+    #[default]
+    Managed,
+    /// Plain VMs that join a self-managed cluster: NodeGroups with `selfManaged`. Needs --store=kubernetes.
+    Vm,
+}
+
+impl BackendKind {
+    /// The method of binding its VMs to machines.
+    pub fn binding(self) -> Binding {
+        match self {
+            Self::Managed => Binding::ByDifference,
+            Self::Vm => Binding::ByName,
+        }
+    }
 }
 
 /// Place of NodeGroups and records.
@@ -128,6 +152,10 @@ pub struct VpsieArgs {
     /// File with the secret of the client id. Changes take effect without a restart
     #[arg(long, value_name = "FILE", env = "VPSIE_CLIENT_SECRET_FILE")]
     pub vpsie_client_secret_file: Option<PathBuf>,
+    /// File with the key from which the passwords of VMs are derived, at least 32 bytes. Deletions send the password:
+    /// with a lost or changed key, VPSie can refuse them. Unset: VPSie generates passwords. Only for --backend=vm
+    #[arg(long, value_name = "FILE", env = "VPSIE_VM_PASSWORD_KEY_FILE")]
+    pub vpsie_vm_password_key_file: Option<PathBuf>,
     /// Maximum requests per minute
     #[arg(long, value_name = "N", env = "VPSIE_RATE_LIMIT", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..=60_000))]

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use secrecy::{ExposeSecret as _, SecretSlice};
+
 use super::args::{
-    ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind, TemplateArgs,
-    TimingArgs, WebhookArgs,
+    BackendKind, ElectionArgs, FleetArgs, GrpcArgs, KubernetesArgs, OperationsArgs, ServeArgs, StoreKind,
+    TemplateArgs, TimingArgs, WebhookArgs,
 };
 use super::credentials::secret_source;
 use super::election;
@@ -23,6 +25,7 @@ use crate::grpc::{GrpcConfig, TlsFiles};
 use crate::kubernetes::KubernetesAccess;
 use crate::telemetry::LogArgs;
 use crate::validation::{Manifests, Problem, Problems, Source, dns_label, parse_manifests};
+use crate::vpsie::DeletionKey;
 
 /// Validated settings of `serve`.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct Settings {
     pub store: StoreSettings,
     /// Access to VPSie.
     pub vpsie: VpsieSettings,
+    /// Key of the passwords of VMs, if there is one.
+    pub vm_deletion_key: Option<DeletionKey>,
     /// Address of the gRPC port.
     pub grpc_listen: SocketAddr,
     /// TLS of the gRPC port.
@@ -147,6 +152,12 @@ impl Settings {
             StoreKind::File => file_store(&fleet, kubernetes, spot, secret.is_some(), &mut problems),
             StoreKind::Kubernetes => kubernetes_store(&fleet, kubernetes, &mut problems),
         };
+        let vm_deletion_key = api.vpsie_vm_password_key_file.as_deref().map(read_deletion_key);
+        let vm_deletion_key = vm_deletion_key.transpose().unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        let binding = fleet.backend.binding();
         let FleetArgs { simulate, simulator_config, simulator_state, .. } = fleet;
         let vpsie = if simulate {
             simulated_vpsie(&api, simulator_config.as_deref(), simulator_state, &mut problems)
@@ -184,6 +195,7 @@ impl Settings {
             (Some(store), Some(vpsie)) if problems.is_empty() => Ok(Self {
                 store,
                 vpsie,
+                vm_deletion_key,
                 grpc_listen,
                 grpc,
                 expander,
@@ -193,6 +205,7 @@ impl Settings {
                 timing,
                 spot_delete_pods,
                 fleet: FleetSettings {
+                    binding,
                     reserved: Reserved {
                         cpu_millis: reserved_cpu_millis,
                         memory_mib: reserved_memory_mib,
@@ -207,6 +220,25 @@ impl Settings {
             _ => Err(Problems(problems)),
         }
     }
+}
+
+/// Minimum length of the key from which passwords are derived, bytes.
+const MIN_PASSWORD_KEY: usize = 32;
+
+/// Reads the key of the passwords of VMs, without line breaks at its end.
+fn read_deletion_key(path: &Path) -> Result<DeletionKey, Problem> {
+    const FLAG: &str = "--vpsie-vm-password-key-file";
+    let key = std::fs::read(path)
+        .map_err(|error| Problem::new(FLAG, "", format!("cannot read {}: {error}", path.display())))?;
+    let key = SecretSlice::from(key);
+    let end =
+        key.expose_secret().iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |at| at + 1);
+    if end < MIN_PASSWORD_KEY {
+        let message =
+            format!("{} has a key of {end} bytes, must have at least {MIN_PASSWORD_KEY}", path.display());
+        return Err(Problem::new(FLAG, "", message));
+    }
+    Ok(DeletionKey::new(&key.expose_secret()[..end]))
 }
 
 fn notice_webhook(
@@ -243,7 +275,12 @@ fn file_store(
     if reads_secret && let Err(message) = dns_label(&namespace) {
         problems.push(Problem::new("--namespace", "", message));
     }
-    let FleetArgs { node_groups, data_file, simulate, .. } = fleet;
+    let FleetArgs { node_groups, data_file, simulate, backend, .. } = fleet;
+    if *backend == BackendKind::Vm {
+        let message =
+            "vm needs --store=kubernetes: VMs join with bootstrap tokens, which are Secrets of the cluster";
+        problems.push(Problem::new("--backend", "", message));
+    }
     let default = if *simulate { "vpsie-autoscaler-simulated.redb" } else { "vpsie-autoscaler.redb" };
     let manifests = read_manifests(node_groups.as_deref(), *simulate, spot)
         .map_err(|Problems(more)| problems.extend(more))

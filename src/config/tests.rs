@@ -32,8 +32,8 @@ fn a_folder_is_read_in_the_order_of_names() {
 fn the_samples_are_sound_and_fit_the_simulator() {
     let samples = sample_manifests(SpotDefaults::default()).unwrap();
     assert_eq!(samples.notes, []);
-    assert_eq!(samples.managed.cluster.as_str(), crate::simulator::DEFAULT_CLUSTER);
-    assert_eq!(samples.managed.datacenter.as_str(), crate::simulator::DEFAULT_DATACENTER);
+    assert_eq!(samples.managed.as_ref().unwrap().cluster.as_str(), crate::simulator::DEFAULT_CLUSTER);
+    assert_eq!(samples.managed.as_ref().unwrap().datacenter.as_str(), crate::simulator::DEFAULT_DATACENTER);
     let offers = crate::simulator::SimulatorConfig::default().offers;
     for pool in samples.groups.iter().flat_map(|group| &group.pools) {
         assert!(offers.iter().any(|offer| offer.name == pool.offer.as_str()), "{pool}");

@@ -83,12 +83,28 @@ impl CatalogRefresh {
                     backoff.until()
                 }
             };
+            self.note_inactive_datacenters().await;
             price_warnings = self.report_price_warnings(&price_warnings);
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep_until(next) => {}
             }
+        }
+    }
+
+    /// Notes the datacenters that VPSie lists as inactive.
+    async fn note_inactive_datacenters(&self) {
+        match self.backend.inactive_datacenters().await {
+            Ok(inactive) => {
+                let noted = self.handle.update(Cause::VPSieCatalog, move |fleet, now, _| {
+                    fleet.note_inactive_datacenters(inactive, now)
+                });
+                if let Err(error) = noted.await {
+                    tracing::warn!(%error, "cannot record which datacenters are inactive; retrying");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot read which datacenters are inactive; retrying"),
         }
     }
 

@@ -201,6 +201,7 @@ pub(crate) mod tests {
             cost_limit: crate::cost::CostLimit::default(),
             deletion: None,
             node: crate::fleet::DeclaredNode::default(),
+            distribution: None,
             spot: Some(SpotPolicy {
                 max_share: MaxSpotShare::new(80),
                 on_demand_fallback: true,
@@ -208,6 +209,7 @@ pub(crate) mod tests {
                 allowed_interruption_rate: None,
                 taint: None,
             }),
+            has_cloud_controller: false,
         };
         let spot = Offer { capacity_type: CapacityType::Spot, ..offer(1, "small", Some(20)) };
         let offers = vec![offer(1, "small", Some(73)), offer(2, "unpriced", None), spot];

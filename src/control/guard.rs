@@ -12,10 +12,10 @@ use super::audit::write_line;
 use super::audit::{AuditAction, AuditEntry};
 use super::handle::FleetHandle;
 use super::nodes::NodesView;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, DatacenterId};
 use crate::fleet::{
-    Binding, Cause, DeletableVm, Failure, FailureReason, Fleet, Guard, GuardOutcome, GuardStatus, Hostname,
-    Maxima, NodeListing, PriorRecords, RequestOutcome, UnmanagedKind, Vm,
+    Cause, DeletableVm, Failure, FailureReason, Fleet, Guard, GuardOutcome, GuardStatus, Hostname, Maxima,
+    NodeListing, PriorRecords, RequestOutcome, UnmanagedKind, Vm,
 };
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::retry_after::RetryAfter;
@@ -210,16 +210,16 @@ impl Backend for GuardedBackend {
         self.inner.catalog().await
     }
 
+    async fn inactive_datacenters(&self) -> Result<BTreeSet<DatacenterId>, BackendError> {
+        self.inner.inactive_datacenters().await
+    }
+
     async fn list(&self) -> Result<NodeListing, BackendError> {
         // The count comes first: a listing must be fresh when it is returned.
         let count = self.read_count().await;
         let listing = self.inner.list().await?;
         self.observe(&listing, count).await;
         Ok(listing)
-    }
-
-    fn binding(&self) -> Binding {
-        self.inner.binding()
     }
 
     async fn count(&self) -> Result<Option<u32>, BackendError> {
@@ -239,7 +239,11 @@ impl Backend for GuardedBackend {
         let outcome = match &result {
             Ok(_) => GuardOutcome::Accepted,
             Err(BackendError::Unclear { .. }) => GuardOutcome::Unclear,
-            Err(BackendError::Refused { .. } | BackendError::Unavailable { .. }) => GuardOutcome::Nothing,
+            Err(
+                BackendError::Refused { .. }
+                | BackendError::PasswordRefused { .. }
+                | BackendError::Unavailable { .. },
+            ) => GuardOutcome::Nothing,
         };
         self.with_guard(|guard, _| guard.note_outcome(permit, outcome));
         self.publish_status().await;

@@ -1,5 +1,6 @@
 //! A handle of the fleet: it reads memory, and sends changes to the writer.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -140,6 +141,11 @@ impl FleetHandle {
     /// Records that the Node of a VM registered.
     pub async fn note_registered(&self, node: Hostname) -> Result<(), CommandError> {
         self.update(Cause::Node, move |fleet, now, _| fleet.note_registered(&node, now)).await.map(drop)
+    }
+
+    /// Notes the machines whose Node is not Ready.
+    pub(crate) async fn note_unready_nodes(&self, machines: BTreeSet<MachineId>) -> Result<(), CommandError> {
+        self.update(Cause::Node, move |fleet, now, _| fleet.note_unready_nodes(machines, now)).await.map(drop)
     }
 
     /// Adds the Node of a VM as a sample of its size.

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::handle::FleetHandle;
 use crate::clock::{Clock as _, SystemClock};
 use crate::cost::InterruptionRate;
-use crate::fleet::{BreakerState, Fleet, Halt, Machine, Phase, Pool, UnmanagedKind};
+use crate::fleet::{BreakerState, DatacenterState, Fleet, Halt, Machine, Phase, Pool, UnmanagedKind};
 
 /// Metrics of leadership; on the leader, of pools, machines and unmanaged nodes.
 #[derive(Debug)]
@@ -55,7 +55,9 @@ impl Collector for FleetCollector {
             (pool_sizes(fleet), machines, oldest, blocked, unmanaged, hourly_prices(fleet), unpriced)
         });
         let (breakers, rates, shares) = handle.read(spot_samples);
-        for (name, help, samples) in handle.read(guard_samples) {
+        for (name, help, samples) in
+            handle.read(guard_samples).into_iter().chain(handle.read(datacenter_samples))
+        {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (labels, value) in samples {
                 ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
@@ -152,6 +154,48 @@ fn guard_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSampl
             "VMs as counted by the runaway guard, by kind: counted (may be paid for), limit (maximum of these), \
              unexplained (nodes in excess of the requests)",
             vms,
+        ),
+    ]
+}
+
+/// Machines, and circuit breakers of datacenters of NodeGroups with a distribution.
+fn datacenter_samples(fleet: &Fleet) -> [(&'static str, &'static str, Vec<MetricSample>); 3] {
+    let mut machines = Vec::new();
+    let mut minimums = Vec::new();
+    for group in fleet.group_names() {
+        for report in fleet.datacenter_reports(&group) {
+            let labels =
+                || vec![("nodegroup", group.to_string()), ("datacenter", report.datacenter.to_string())];
+            let with_kind = |kind: &str| [labels(), vec![("kind", kind.to_owned())]].concat();
+            machines.push((with_kind("all"), f64::from(report.machines)));
+            machines.push((with_kind("running"), f64::from(report.running)));
+            minimums.push((labels(), f64::from(report.shortfall())));
+        }
+    }
+    let state = |datacenter| match fleet.datacenter_history().state(datacenter) {
+        DatacenterState::Closed { .. } => 0.0,
+        DatacenterState::HalfOpen { .. } => 1.0,
+        DatacenterState::Open { .. } => 2.0,
+    };
+    let watched = fleet.watched_datacenters().iter();
+    let states =
+        watched.map(|datacenter| (vec![("datacenter", datacenter.to_string())], state(datacenter))).collect();
+    [
+        (
+            "datacenter_machines",
+            "Machines of a NodeGroup in the datacenter, by kind: all (neither failed nor being deleted), running",
+            machines,
+        ),
+        (
+            "datacenter_shortfall",
+            "Number of machines of a NodeGroup below its minimum in the datacenter",
+            minimums,
+        ),
+        (
+            "datacenter_breaker_state",
+            "Circuit breaker of the datacenter: 0 closed (its pools grow), 1 half-open (one machine is tried), 2 open \
+             (its pools do not grow)",
+            states,
         ),
     ]
 }

@@ -1,5 +1,5 @@
 //! The writer of the fleet, and the control loops: provision, removal, catalog, nodes, drain, NodeGroups,
-//! records, credentials.
+//! records, credentials, joins.
 
 mod audit;
 mod backoff;
@@ -13,6 +13,7 @@ mod guard;
 mod handle;
 mod interruption_preview;
 mod interruptions;
+mod join;
 mod listing_trigger;
 mod metrics;
 mod node_groups;
@@ -40,6 +41,7 @@ pub use guard::GuardedBackend;
 pub use handle::{Command, CommandError, FleetHandle};
 pub use interruption_preview::{PreviewQuery, preview_routes};
 pub use interruptions::{InterruptionMetrics, Interruptions, NodePods, drain_time};
+pub use join::{JoinCleanup, JoinPayloads, StoppedPayloads};
 pub use listing_trigger::ListingTrigger;
 pub use metrics::FleetCollector;
 pub use node_groups::{NODE_GROUP_FINALIZER, NodeGroups, ServedCluster};

@@ -96,11 +96,10 @@ impl Provision {
         listing_trigger: Arc<ListingTrigger>,
     ) -> Self {
         let now = Instant::now();
-        let binding = backend.binding();
         Self {
             handle,
             backend,
-            policy: Policy { binding, ..policy },
+            policy,
             idle,
             nodes: None,
             control_plane: ControlPlaneReporter::default(),
@@ -290,10 +289,12 @@ impl Provision {
         };
         for change in recorded {
             if let Change::SaveMachine(machine) = change {
+                let hostname = machine.requests.last().and_then(|request| request.hostname.clone());
                 self.spawn_call(CreateRequest {
                     class: machine.class(),
-                    group_label: machine.pool.node_group.to_string(),
+                    hostname,
                     machine: machine.id,
+                    pool: machine.pool,
                 });
             }
         }
@@ -327,6 +328,10 @@ impl Provision {
                 CreationOutcome::Unclear
             }
             Err(BackendError::Refused { reason, message }) => {
+                CreationOutcome::Refused(Failure { reason, message: truncate_message(&message) })
+            }
+            Err(BackendError::PasswordRefused { message }) => {
+                let reason = crate::fleet::FailureReason::Refused;
                 CreationOutcome::Refused(Failure { reason, message: truncate_message(&message) })
             }
             Err(BackendError::Unavailable { reason, message, retry_after }) => {

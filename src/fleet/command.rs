@@ -95,6 +95,9 @@ impl Fleet {
         if !known.growable {
             return Err(not_growable("VPSie's catalog no longer has its offer"));
         }
+        if let Some(why) = self.payload_problem(&group.name) {
+            return Err(not_growable(&format!("its VMs could not join the cluster: {why}")));
+        }
         if let Some(why) = &self.limits_unknown {
             return Err(Refusal::LimitsUnknown { pool: known.id.clone(), why: Arc::clone(why) });
         }
@@ -134,6 +137,7 @@ impl Fleet {
             }
         }
         // Last, so that a limit of all pools is not hidden by the limit of one.
+        self.check_datacenter(group, known, wanted)?;
         self.check_spot_policy(group, known, wanted)
     }
 
@@ -217,8 +221,8 @@ impl Fleet {
         }
     }
 
-    /// Refuses deletions of healthy nodes below the NodeGroup's minimum, or beyond the maximum share of spot
-    /// machines. Deletions of other nodes may break both limits
+    /// Refuses deletions of healthy nodes below the minimum of the NodeGroup or of its datacenter, or beyond the maximum
+    /// share of spot machines. Deletions of other nodes may break these limits
     /// (docs/reference/cluster-autoscaler.md#nodegroupdeletenodes).
     fn check_minimum(&self, pool: &str, deleted: u32, healthy: u32) -> Result<(), Refusal> {
         let Some(known) = self.pool(pool) else { return Ok(()) };
@@ -231,6 +235,7 @@ impl Fleet {
         if healthy > 0 && group_target.saturating_sub(deleted) < group_min {
             return Err(Refusal::BelowMin { pool: known.id.clone(), healthy, group_target, group_min });
         }
+        self.check_datacenter_minimum(known, deleted, healthy)?;
         self.check_share_after_deletion(known, healthy)
     }
 

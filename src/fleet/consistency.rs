@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::datacenters::{DatacenterCounts, Datacenters};
 use super::record::UnmanagedKind;
 use super::spot::CapacityCounts;
 use super::state::Fleet;
@@ -66,6 +67,21 @@ impl Fleet {
             if counted != *counts {
                 return Err(format!("NodeGroup {group}: {counts:?}, its machines are {counted:?}"));
             }
+        }
+        let mut datacenters = Datacenters::default();
+        self.machines.values().for_each(|machine| datacenters.count(machine, true));
+        let counted = |all: &Datacenters| -> BTreeMap<_, _> {
+            let counts = all.counts.iter().map(|(group, counts)| {
+                let mut counts = counts.clone();
+                counts.retain(|_, counts| *counts != DatacenterCounts::default());
+                (group.clone(), counts)
+            });
+            counts.filter(|(_, counts)| !counts.is_empty()).collect()
+        };
+        if counted(&datacenters) != counted(&self.datacenters)
+            || datacenters.joining != self.datacenters.joining
+        {
+            return Err(format!("datacenters {:?}, its machines are {datacenters:?}", self.datacenters));
         }
         Ok(())
     }

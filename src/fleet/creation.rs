@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::age::age;
 use super::ids::MachineId;
 use super::machine::{Failure, FailureReason, Machine, Phase, RequestOutcome, Vm, VmRequest};
-use super::policy::Policy;
+use super::policy::{Binding, Policy};
 use super::record::Change;
 use super::state::Fleet;
 use crate::catalog::MachineClass;
@@ -46,7 +46,8 @@ impl Fleet {
             let Some(machine) = self.machines.get(id).filter(|m| m.needs_request()) else { continue };
             let mut machine = machine.clone();
             let at = self.request_time(&machine, None, now);
-            machine.requests.push(VmRequest { at, outcome: RequestOutcome::InFlight });
+            let hostname = (self.settings.binding == Binding::ByName).then(|| machine.next_hostname());
+            machine.requests.push(VmRequest { at, outcome: RequestOutcome::InFlight, hostname });
             if machine.phase == Phase::Pending {
                 machine.phase = Phase::Creating { vm: None, since: now };
             }
@@ -103,7 +104,7 @@ impl Fleet {
         let outcome_at = self.request_time(&machine, Some(at), now);
         match outcome {
             CreationOutcome::Accepted => {
-                machine.requests[at] = VmRequest { at: outcome_at, outcome: RequestOutcome::Accepted }
+                machine.requests[at].set_outcome(RequestOutcome::Accepted, outcome_at);
             }
             CreationOutcome::Created(vm) => {
                 let request = machine.requests.remove(at);
@@ -112,7 +113,7 @@ impl Fleet {
                 return changes;
             }
             CreationOutcome::Unclear => {
-                machine.requests[at] = VmRequest { at: outcome_at, outcome: RequestOutcome::Unclear }
+                machine.requests[at].set_outcome(RequestOutcome::Unclear, outcome_at);
             }
             CreationOutcome::Refused(failure) => {
                 machine.requests.remove(at);
@@ -122,6 +123,7 @@ impl Fleet {
                 if is_news && matches!(reason, FailureReason::Stockout | FailureReason::QuotaExceeded) {
                     self.fail_pending(&mut changes, &class, &failure, now);
                 }
+                self.advance_datacenters(&mut changes, now);
                 return changes;
             }
             CreationOutcome::Unavailable(failure) => {

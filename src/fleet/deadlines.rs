@@ -1,6 +1,7 @@
 //! Effects of time limits.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -11,7 +12,7 @@ use super::ids::MachineId;
 use super::machine::{
     DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase, RequestOutcome,
 };
-use super::policy::Policy;
+use super::policy::{Binding, Policy};
 use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::state::Fleet;
 use crate::catalog::SizeId;
@@ -46,7 +47,7 @@ impl Fleet {
                 // A listing comes first: its addresses may identify the Node.
                 UnmanagedKind::Orphan { .. }
                     if (self.transient.listed || policy.running_when_listed)
-                        && age(unmanaged.first_seen, now) >= policy.orphan_grace =>
+                        && age(unmanaged.first_seen, now) >= self.orphan_grace(&unmanaged, policy) =>
                 {
                     self.remove_orphan(&mut changes, unmanaged, now, names);
                 }
@@ -62,6 +63,7 @@ impl Fleet {
                 _ => {}
             }
         }
+        self.advance_datacenters(&mut changes, now);
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
@@ -129,7 +131,10 @@ impl Fleet {
         }
         if machine != *old {
             // The request history is written before the machine, so that an interrupted write loses nothing.
-            self.remember_abandoned(changes, &machine, &abandoned, now);
+            // A late VM with an owner marker is recognized without this history.
+            if self.settings.binding == Binding::ByDifference {
+                self.remember_abandoned(changes, &machine, &abandoned, now);
+            }
             self.push_change(changes, Change::SaveMachine(machine));
         }
     }
@@ -175,6 +180,28 @@ impl Fleet {
         let phase = Phase::Failed { failure, at: now };
         let machine = Machine { phase, ..machine.clone() };
         self.push_change(changes, Change::SaveMachine(machine));
+    }
+
+    /// Time for which an orphan waits for its adoption. Zero if VMs are bound by hostname: no machine can adopt it. An orphan of a
+    /// machine that the records never had may be in use: the records may be lost.
+    fn orphan_grace(&self, orphan: &UnmanagedNode, policy: &Policy) -> Duration {
+        match self.settings.binding {
+            Binding::ByName if self.had_machine_of(orphan) => Duration::ZERO,
+            Binding::ByName | Binding::ByDifference => policy.orphan_grace,
+        }
+    }
+
+    /// Whether the records have or had the machine that an orphan was requested for, by its hostname.
+    fn had_machine_of(&self, orphan: &UnmanagedNode) -> bool {
+        let hostname = orphan.hostname.without_duplicate();
+        let Some((machine, _)) = hostname.as_str().rsplit_once('-') else { return false };
+        let is_gone = |of: &UnmanagedNode| match &of.kind {
+            UnmanagedKind::Gone { machine: gone, .. } => gone.as_str() == machine,
+            UnmanagedKind::Orphan { .. } | UnmanagedKind::Foreign => false,
+        };
+        self.machines.contains_key(machine)
+            || self.unmanaged.values().any(is_gone)
+            || self.used_requests().any(|request| request.machine.as_str() == machine)
     }
 
     /// Makes an orphan that no machine adopted a Deleting machine, so that it is drained and deleted.

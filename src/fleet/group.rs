@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::datacenters::Distribution;
 use super::ids::{NodeGroupName, PoolId};
 use super::spot::SpotPolicy;
 use super::taint::Taint;
@@ -43,6 +44,10 @@ pub struct NodeGroup {
     pub node: DeclaredNode,
     /// The policy for its spot machines. None: it has no spot pools.
     pub spot: Option<SpotPolicy>,
+    /// Whether a cloud controller sets `spec.providerID` of its Nodes, in place of vpsie-autoscaler.
+    pub has_cloud_controller: bool,
+    /// The distribution of its machines over datacenters. None: they are all in one.
+    pub distribution: Option<Distribution>,
 }
 
 /// Declared properties of the Nodes of a NodeGroup that follow neither from its offers nor from

@@ -20,7 +20,20 @@ impl Fleet {
         if let Err(refusal) = self.may_grow(pool, by) {
             return Some(GrowthBlock { reason: refusal.code(), message: refusal.to_string() });
         }
-        self.shortage_block(self.pool(pool)?, now)
+        let pool = self.pool(pool)?;
+        self.shortage_block(pool, now).or_else(|| self.share_block(pool))
+    }
+
+    /// The pool has no headroom, because all headroom of its NodeGroup belongs to other datacenters. It is no refusal.
+    fn share_block(&self, pool: &Pool) -> Option<GrowthBlock> {
+        let group = self.group(pool).filter(|group| group.distribution.is_some())?;
+        (self.pool_headroom(group, pool) == 0).then(|| GrowthBlock {
+            reason: "DATACENTER_SHARE_REACHED",
+            message: format!(
+                "datacenter {} has its part of the NodeGroup (multiRegion); other datacenters have the headroom",
+                pool.id.datacenter
+            ),
+        })
     }
 
     /// The reason why an option of Cluster Autoscaler with that many nodes of the pool is certain to fail. None if it

@@ -58,7 +58,23 @@ pub const PLACEHOLDER_PREFIX: &str = "vpsie://machine/";
 #[serde(transparent)]
 pub struct Hostname(Arc<str>);
 
+/// Separates a hostname from the UUID of a VM that has the same hostname as another one.
+const DUPLICATE: &str = ".duplicate-";
+
 impl Hostname {
+    /// The name of a VM whose hostname another VM has.
+    pub fn duplicate(&self, id: &VmId) -> Self {
+        Self::new(&format!("{self}{DUPLICATE}{id}"))
+    }
+
+    /// The hostname that VPSie knows.
+    pub fn without_duplicate(&self) -> Self {
+        match self.0.split_once(DUPLICATE) {
+            Some((real, _)) => Self::new(real),
+            None => self.clone(),
+        }
+    }
+
     /// Converts the name to lower case.
     pub fn new(name: &str) -> Self {
         Self(name.trim().to_lowercase().into())

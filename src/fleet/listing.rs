@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::ids::{Hostname, VmId};
+use super::ids::{Hostname, PoolId, VmId};
 use super::spot::ReportedInterruption;
 use crate::catalog::{CapacityType, DatacenterId, MachineClass, SizeId};
 
@@ -16,6 +16,15 @@ pub struct NodeListing {
     pub nodes: Vec<ListedNode>,
     /// No node is missing. Otherwise the absence of a node does not prove that its VM is gone.
     pub complete: bool,
+    /// VPSie listed VMs, of the cluster or of others. A listing without any does not prove that VMs are gone.
+    pub has_rows: bool,
+}
+
+impl NodeListing {
+    /// A listing of these nodes only.
+    pub fn of_nodes(nodes: Vec<ListedNode>, complete: bool) -> Self {
+        Self { has_rows: !nodes.is_empty(), nodes, complete }
+    }
 }
 
 /// A node of the cluster as VPSie lists it.
@@ -43,6 +52,8 @@ pub struct ListedNode {
     pub created_at: Option<Timestamp>,
     /// Interruption of the VM, if the listing announces one.
     pub interruption: Option<ReportedInterruption>,
+    /// The pool in its owner marker. None for products without owner markers.
+    pub pool: Option<PoolId>,
 }
 
 impl ListedNode {

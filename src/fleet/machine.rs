@@ -227,6 +227,17 @@ pub struct VmRequest {
     pub at: Timestamp,
     /// Its known outcome.
     pub outcome: RequestOutcome,
+    /// The hostname that the VM gets, if vpsie-autoscaler chooses it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<Hostname>,
+}
+
+impl VmRequest {
+    /// Records its outcome, and the time from which its VM is awaited.
+    pub(super) fn set_outcome(&mut self, outcome: RequestOutcome, at: Timestamp) {
+        self.outcome = outcome;
+        self.at = at;
+    }
 }
 
 /// The known outcome of a request to VPSie.
@@ -273,6 +284,8 @@ pub enum FailureReason {
     ApiUnavailable,
     /// VPSie refused with an unknown message.
     Refused,
+    /// The datacenter is suspect: its circuit breaker opened while the machine waited for its VM.
+    DatacenterUnavailable,
 }
 
 impl FailureReason {
@@ -286,14 +299,19 @@ impl FailureReason {
             Self::InvalidConfiguration => "INVALID_CONFIGURATION",
             Self::ApiUnavailable => "API_UNAVAILABLE",
             Self::Refused => "REFUSED",
+            Self::DatacenterUnavailable => "DATACENTER_UNAVAILABLE",
         }
     }
 
     /// The `instanceErrorClass`: 1 when capacity is short, 99 otherwise.
     pub fn class(self) -> i32 {
         match self {
-            Self::QuotaExceeded | Self::Stockout => 1,
-            _ => 99,
+            Self::QuotaExceeded | Self::Stockout | Self::DatacenterUnavailable => 1,
+            Self::CreateTimeout
+            | Self::Authentication
+            | Self::InvalidConfiguration
+            | Self::ApiUnavailable
+            | Self::Refused => 99,
         }
     }
 }
@@ -355,6 +373,14 @@ impl Machine {
         RequestRef { machine: self.id.clone(), at: request.at }
     }
 
+    /// The hostname of its next request: `<machine>-<n>`. It differs from those of its requests that may have created a
+    /// VM.
+    pub(super) fn next_hostname(&self) -> Hostname {
+        let number = |hostname: &Hostname| hostname.as_str().rsplit_once('-')?.1.parse::<u32>().ok();
+        let used = self.requests.iter().filter_map(|request| number(request.hostname.as_ref()?));
+        Hostname::new(&format!("{}-{}", self.id, used.max().unwrap_or(0) + 1))
+    }
+
     /// The class of its VM.
     pub fn class(&self) -> MachineClass {
         self.pool.class(self.size)
@@ -366,6 +392,14 @@ impl Machine {
             Phase::Pending | Phase::Failed { .. } => None,
             Phase::Running { vm, .. } => Some(vm),
             Phase::Creating { vm, .. } | Phase::Deleting { vm, .. } => vm.as_ref(),
+        }
+    }
+
+    /// Its VM, if one is known and its Node has not registered.
+    pub(super) fn joining_vm(&self) -> Option<&Vm> {
+        match &self.phase {
+            Phase::Creating { vm, .. } => vm.as_ref(),
+            Phase::Pending | Phase::Running { .. } | Phase::Failed { .. } | Phase::Deleting { .. } => None,
         }
     }
 

@@ -13,6 +13,7 @@ mod clock_skew;
 mod command;
 mod consistency;
 mod creation;
+mod datacenters;
 mod deadlines;
 mod deferred;
 mod extra_vms;
@@ -49,6 +50,11 @@ pub(crate) mod tests;
 pub use cause::Cause;
 pub use command::{Names, NodeRef};
 pub use creation::CreationOutcome;
+pub use datacenters::{
+    CreationFailure, CreationFailureKind, DatacenterBlock, DatacenterBreaker, DatacenterHealth,
+    DatacenterHistory, DatacenterReport, DatacenterState, DatacenterStrategy, Distribution, Outage,
+    OutageCause,
+};
 pub use deferred::DeferredChanges;
 pub use extra_vms::surge;
 pub use group::{AutoscalingOptions, Declaration, DeclaredNode, DeletionPolicy, NodeGroup};

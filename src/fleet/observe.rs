@@ -8,7 +8,7 @@ use super::age::age;
 use super::ids::{Hostname, MachineId};
 use super::listing::{ListedNode, NodeListing, NodeRole, ShownAttributes, VmState};
 use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
-use super::policy::Policy;
+use super::policy::{Binding, Policy};
 use super::record::{Change, UnmanagedKind, UnmanagedNode};
 use super::spot::ReportedInterruption;
 use super::state::Fleet;
@@ -49,6 +49,8 @@ impl Fleet {
                 self.transient.missing.remove(&node.hostname);
                 self.update_machine(&mut changes, &id, node, now, policy);
                 self.drop_unmanaged(&mut changes, &node.hostname);
+            } else if self.is_of_another_program(node) {
+                // Its hostname is that of an earlier VM.
             } else if let Some(unmanaged) = self.unmanaged.get(&node.hostname).cloned() {
                 self.transient.missing.remove(&node.hostname);
                 if !node.can_have_id(unmanaged.id.as_ref()) {
@@ -121,8 +123,22 @@ impl Fleet {
             return Some(machine);
         }
         let machine = self.machine_by_hostname(&node.hostname)?;
+        // Another program's VM has the hostname.
+        if self.settings.binding == Binding::ByName && node.role == NodeRole::Unknown {
+            return None;
+        }
         // The same name with another UUID is another VM.
         node.can_have_id(machine.vm().and_then(|vm| vm.id.as_ref())).then_some(machine)
+    }
+
+    /// Whether another program's VM has the hostname of a VM that is gone or an orphan.
+    fn is_of_another_program(&self, node: &ListedNode) -> bool {
+        let Some(unmanaged) = self.unmanaged.get(&node.hostname) else { return false };
+        let is_ours = match unmanaged.kind {
+            UnmanagedKind::Gone { .. } | UnmanagedKind::Orphan { .. } => true,
+            UnmanagedKind::Foreign => false,
+        };
+        is_ours && self.settings.binding == Binding::ByName && node.role == NodeRole::Unknown
     }
 
     /// Removes the unmanaged record of a VM that belongs to a machine. An interrupted write may have left
@@ -249,8 +265,8 @@ impl Fleet {
         self.push_change(changes, Change::SaveUnmanaged(unmanaged));
     }
 
-    /// Processes VMs that the listing lacks. An empty or incomplete listing proves only the end of VMs whose
-    /// deletion was accepted.
+    /// Processes VMs that the listing lacks. A listing without rows, or an incomplete one, proves only the end
+    /// of VMs whose deletion was accepted.
     fn process_missing(
         &mut self,
         changes: &mut Vec<Change>,
@@ -259,16 +275,23 @@ impl Fleet {
         policy: &Policy,
     ) {
         let nodes = &listing.nodes;
-        let is_proof = listing.complete && !nodes.is_empty();
+        let is_proof = listing.complete && listing.has_rows;
         let seen: HashSet<&MachineId> =
             nodes.iter().filter_map(|node| self.machine_of_listed(node)).map(|m| &m.id).collect();
         let bound = self.machines.values().filter(|m| m.vm().is_some());
         let missing: Vec<Machine> = bound.filter(|m| !seen.contains(&m.id)).cloned().collect();
         let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
+        if is_proof {
+            self.note_missing_rows(changes, &missing, now);
+        }
         for machine in missing {
             let Some(vm) = machine.vm().cloned() else { continue };
             let is_deleted = matches!(machine.phase, Phase::Deleting { accepted_at: Some(_), .. });
             if !is_proof && !is_deleted {
+                continue;
+            }
+            if !is_deleted && self.keeps_missing_vms(&machine.pool.datacenter) {
+                self.transient.missing.remove(&vm.hostname);
                 continue;
             }
             let (count, since) = self.count_missing(&vm.hostname, now);
@@ -382,6 +405,10 @@ impl Fleet {
     /// Binds listed orphans to machines that wait for a VM of their class, the oldest orphan to the oldest
     /// machine.
     fn adopt(&mut self, changes: &mut Vec<Change>, nodes: &[ListedNode], now: Timestamp) {
+        // The credential of an orphan is revoked, so it cannot join.
+        if self.settings.binding == Binding::ByName {
+            return;
+        }
         let mut orphans: Vec<(UnmanagedNode, MachineClass)> = self
             .unmanaged
             .values()

@@ -27,8 +27,6 @@ pub struct Policy {
     /// Whether there is no API server: a machine is Running once VPSie lists its VM as running, and VMs are
     /// deleted without a drain. Otherwise a machine is Running once its Node registered.
     pub running_when_listed: bool,
-    /// The method of binding VMs to machines: a property of the backend.
-    pub binding: Binding,
 }
 
 /// The method of binding VMs to machines.
@@ -37,7 +35,7 @@ pub enum Binding {
     /// A creation returns no identity. A new node matches the first open request of its class.
     #[default]
     ByDifference,
-    /// VMs have the names of their machines.
+    /// vpsie-autoscaler chooses the hostname of each request, and its VMs have an owner marker.
     ByName,
 }
 
@@ -53,7 +51,6 @@ impl Default for Policy {
             vanish_after: Duration::from_mins(3),
             gone_kept: Duration::from_hours(24),
             running_when_listed: true,
-            binding: Binding::default(),
         }
     }
 }

@@ -53,6 +53,7 @@ impl Fleet {
             }
         }
         self.group_costs = self.costs();
+        self.derive_datacenters();
         let priced = self.pools.values().filter_map(|pool| Some((pool.offer.resources, pool.price?)));
         self.rates = Rates::marginal(priced).unwrap_or_default();
     }
@@ -93,6 +94,10 @@ impl Fleet {
         if let Some(shape) = profile.as_mut().filter(|_| self.has_spot_offer(&id.node_group)) {
             // Samples are of Nodes of both capacity types.
             shape.labels.retain(|key, _| !is_capacity_type_label(key));
+        }
+        if let Some(shape) = profile.as_mut().filter(|_| group.is_some_and(|g| g.distribution.is_some())) {
+            // Samples are of Nodes of all datacenters, and labels of other programs can name the datacenter.
+            shape.labels.clear();
         }
         let nodes = self.sampled_shapes(offer.size, &id.node_group);
         let position = group.and_then(|group| group.pools.iter().position(|pool| pool == id));

@@ -1,5 +1,6 @@
 //! Queries. They read memory and change nothing.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
 use super::machine::{Machine, Phase, Vm};
+use super::policy::Binding;
 use super::record::UnmanagedNode;
 use super::spot::MAX_NOTICE;
 use super::state::{Fleet, Pool};
@@ -37,6 +39,11 @@ pub(super) struct Budget {
 }
 
 impl Fleet {
+    /// The method of binding VMs to machines.
+    pub fn binding(&self) -> Binding {
+        self.settings.binding
+    }
+
     /// All pools, in a stable order.
     pub fn pools(&self) -> impl Iterator<Item = &Pool> {
         self.pools.values()
@@ -45,6 +52,16 @@ impl Fleet {
     /// A pool by its id, as text.
     pub fn pool(&self, id: &str) -> Option<&Pool> {
         self.pools.get(id)
+    }
+
+    /// The problem of the payload of the NodeGroup. While it has one, it adds no machines.
+    pub fn payload_problem(&self, group: &NodeGroupName) -> Option<&str> {
+        self.transient.payload_problems.get(group).map(AsRef::as_ref)
+    }
+
+    /// Whether these are the known problems of payloads.
+    pub fn has_payload_problems(&self, problems: &BTreeMap<NodeGroupName, Arc<str>>) -> bool {
+        self.transient.payload_problems == *problems
     }
 
     /// A declared NodeGroup by its name.
@@ -81,7 +98,9 @@ impl Fleet {
         let group_target = self.group_target(pool);
         let headroom = self.pool_headroom(group, pool);
         let above_min = group_target.saturating_sub(group.minimum());
-        let kept = target.saturating_sub(above_min.min(self.removable_within_share(group, pool)));
+        let removable =
+            self.removable_within_share(group, pool).min(self.removable_in_datacenter(group, pool));
+        let kept = target.saturating_sub(above_min.min(removable));
         let min = match self.carried_shortfall(group, pool) {
             0 => kept,
             shortfall => kept.max(target + shortfall.min(headroom)),
@@ -92,16 +111,18 @@ impl Fleet {
                 available if self.has_other_replacements(pool) => available,
                 available => available + headroom,
             };
-        Limits { min, max, target }
+        Limits { min: min.min(max), max, target }
     }
 
     /// Headroom of the pool under all limits.
-    fn pool_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
-        if !pool.growable || self.limits_unknown.is_some() {
+    pub(super) fn pool_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
+        if !pool.growable || self.limits_unknown.is_some() || self.payload_problem(&group.name).is_some() {
             return 0;
         }
         let headroom = self.headroom(group).minimum();
-        headroom.min(self.affordable(group, pool)).min(self.spot_headroom(group, pool))
+        let headroom = headroom.min(self.affordable(group, pool)).min(self.share_headroom(group, pool));
+        // Limits of one pool come last: they must not reduce the parts of other datacenters.
+        self.datacenter_headroom(group, pool, headroom).min(self.spot_class_headroom(group, pool))
     }
 
     /// Number of machines of the pool that the cost limits still allow.
@@ -146,27 +167,51 @@ impl Fleet {
         self.group_costs.values().copied().sum()
     }
 
-    /// The shortfall that the pool adds to its minimum: that of the NodeGroup to its own minimum, or that of
-    /// on-demand machines to the number that its spot machines require. The first pool with headroom carries it;
-    /// pools of the preferred offer come first.
+    /// The shortfall that the pool adds to its minimum: that of the NodeGroup to its own minimum, that of on-demand machines
+    /// to the number that its spot machines require, or that of the pool's datacenter. The first pool with headroom carries
+    /// it; pools of the preferred offer come first. Shortfalls of datacenters are part of that of the NodeGroup.
     fn carried_shortfall(&self, group: &NodeGroup, pool: &Pool) -> u32 {
         let of_group = group.minimum().saturating_sub(self.group_target(pool));
         let of_on_demand = self.on_demand_shortfall(group);
-        if of_group == 0 && of_on_demand == 0 {
+        let of_datacenter = self.datacenter_shortfall(group, &pool.id.datacenter);
+        if of_group == 0 && of_on_demand == 0 && of_datacenter == 0 {
             return 0;
         }
-        let is_first = |of: Option<CapacityType>| {
-            let can_carry = |id: &&PoolId| {
-                of.is_none_or(|of| id.capacity_type == of)
-                    && self.pool(&id.to_string()).is_some_and(|pool| self.pool_headroom(group, pool) > 0)
-            };
-            let mut pools = group.pools.iter().filter(can_carry);
-            let preferred = pools.clone().find(|id| group.preferred.as_ref() == Some(&id.offer));
-            preferred.or_else(|| pools.next()) == Some(&pool.id)
+        let carries = |shortfall: u32, of: Option<CapacityType>| {
+            shortfall > 0 && self.is_first_to_grow(group, pool, group.pools.iter(), of)
         };
-        let of_group = if of_group > 0 && is_first(None) { of_group } else { 0 };
-        let on_demand = of_on_demand > 0 && is_first(Some(CapacityType::OnDemand));
-        of_group.max(if on_demand { of_on_demand } else { 0 })
+        let in_datacenter = self.growable_pools_in(&group.name, &pool.id.datacenter);
+        let of_datacenter = if of_datacenter > 0 && self.is_first_to_grow(group, pool, in_datacenter, None) {
+            of_datacenter
+        } else {
+            0
+        };
+        let elsewhere = self.datacenter_shortfalls(group).saturating_sub(of_datacenter);
+        let of_group = if carries(of_group, None) { of_group.saturating_sub(elsewhere) } else { 0 };
+        let of_on_demand = if carries(of_on_demand, Some(CapacityType::OnDemand)) { of_on_demand } else { 0 };
+        of_group.max(of_on_demand).max(of_datacenter)
+    }
+
+    /// Whether the pool is the first of these that has headroom; pools of the preferred offer come first.
+    fn is_first_to_grow<'a>(
+        &self,
+        group: &NodeGroup,
+        pool: &Pool,
+        mut pools: impl Iterator<Item = &'a PoolId> + Clone,
+        of: Option<CapacityType>,
+    ) -> bool {
+        let can_carry = |id: &&PoolId| {
+            of.is_none_or(|of| id.capacity_type == of)
+                && self.pool(&id.to_string()).is_some_and(|pool| self.pool_headroom(group, pool) > 0)
+        };
+        // Most pools that cannot carry it need no search.
+        if !can_carry(&&pool.id) {
+            return false;
+        }
+        let preferred = group.preferred.as_ref();
+        let preferred = preferred
+            .and_then(|preferred| pools.clone().filter(|id| id.offer == *preferred).find(|id| can_carry(id)));
+        preferred.or_else(|| pools.find(|id| can_carry(id))) == Some(&pool.id)
     }
 
     /// Number of machines of the pool's NodeGroup that are not Deleting, over all its pools.

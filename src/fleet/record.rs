@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::datacenters::DatacenterHistory;
 use super::ids::{Hostname, MachineId, PoolId, VmId};
 use super::machine::{Machine, RequestRef};
 use super::request_history::{AbandonedRef, RequestHistory};
@@ -32,6 +33,8 @@ pub enum Change {
     SaveRequestHistory(RequestHistory),
     /// Writes the record of spot classes.
     SaveSpotHistory(SpotHistory),
+    /// Writes the record of datacenters.
+    SaveDatacenterHistory(DatacenterHistory),
     /// Writes the last good catalog, for a start while VPSie is down.
     SaveCatalog(Arc<Catalog>),
 }
@@ -49,6 +52,8 @@ pub enum RecordKey {
     RequestHistory,
     /// The record of spot classes.
     SpotHistory,
+    /// The record of datacenters.
+    DatacenterHistory,
     /// The catalog.
     Catalog,
 }
@@ -61,6 +66,7 @@ impl fmt::Display for RecordKey {
             Self::Profile(size) => write!(f, "size {size}"),
             Self::RequestHistory => f.write_str("request history"),
             Self::SpotHistory => f.write_str("spot history"),
+            Self::DatacenterHistory => f.write_str("datacenter history"),
             Self::Catalog => f.write_str("catalog"),
         }
     }
@@ -75,6 +81,7 @@ impl RecordKey {
             Self::Profile(_) => "size",
             Self::RequestHistory => "request_history",
             Self::SpotHistory => "spot_history",
+            Self::DatacenterHistory => "datacenter_history",
             Self::Catalog => "catalog",
         }
     }
@@ -91,6 +98,7 @@ impl Change {
             Self::SaveProfile(size, _) => RecordKey::Profile(*size),
             Self::SaveRequestHistory(_) => RecordKey::RequestHistory,
             Self::SaveSpotHistory(_) => RecordKey::SpotHistory,
+            Self::SaveDatacenterHistory(_) => RecordKey::DatacenterHistory,
             Self::SaveCatalog(_) => RecordKey::Catalog,
         }
     }
@@ -109,6 +117,8 @@ pub struct Records {
     pub request_history: RequestHistory,
     /// The record of spot classes.
     pub spot_history: SpotHistory,
+    /// The record of datacenters.
+    pub datacenter_history: DatacenterHistory,
     /// The last good catalog.
     pub catalog: Option<Arc<Catalog>>,
     /// Number of records that this version cannot read. They stay unchanged.

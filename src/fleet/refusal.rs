@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::datacenters::DatacenterBlock;
 use super::ids::PoolId;
 use super::spot::SpotBlock;
 use crate::cost::UsdPerHour;
@@ -156,6 +157,16 @@ pub enum Refusal {
         /// `spec.spotConfig.maxSpotPercentage`.
         percent: u32,
     },
+    /// The health of the datacenter, or its place in the distribution, does not allow growth.
+    #[error("pool {pool} cannot grow by {delta} in datacenter {}: {block}", pool.datacenter)]
+    DatacenterUnavailable {
+        /// The pool.
+        pool: PoolId,
+        /// The requested number.
+        delta: u32,
+        /// The reason.
+        block: DatacenterBlock,
+    },
     /// The machines would cost more than the limit.
     #[error(transparent)]
     AboveCostLimit(Box<CostLimitReached>),
@@ -185,6 +196,22 @@ pub enum Refusal {
         group_target: u32,
         /// `spec.minNodes`.
         group_min: u32,
+    },
+    /// The NodeGroup would shrink below its minimum in a datacenter.
+    #[error(
+        "cannot delete {healthy} healthy nodes of pool {pool}: NodeGroup {} has {machines} machines in datacenter {} and \
+         must keep {minimum} there (multiRegion.minNodesPerRegion)",
+        pool.node_group, pool.datacenter
+    )]
+    BelowDatacenterMin {
+        /// The pool.
+        pool: PoolId,
+        /// Number of healthy nodes in the request.
+        healthy: u32,
+        /// Machines of the NodeGroup in the datacenter that are neither Deleting nor Failed.
+        machines: u32,
+        /// `spec.multiRegion.minNodesPerRegion`.
+        minimum: u32,
     },
     /// Without the nodes, the share of spot machines would exceed its maximum.
     #[error(
@@ -260,6 +287,8 @@ impl Refusal {
             | Self::SpotUnavailable { pool, .. }
             | Self::FallbackDisabled { pool, .. }
             | Self::NeededForSpotShare { pool, .. }
+            | Self::DatacenterUnavailable { pool, .. }
+            | Self::BelowDatacenterMin { pool, .. }
             | Self::PriceUnknown { pool, .. }
             | Self::BelowMin { pool, .. }
             | Self::NotGrowable { pool, .. } => Some(pool),
@@ -280,6 +309,8 @@ impl Refusal {
             Self::SpotUnavailable { .. } => "SpotUnavailable",
             Self::FallbackDisabled { .. } => "FallbackDisabled",
             Self::NeededForSpotShare { .. } => "NeededForSpotShare",
+            Self::DatacenterUnavailable { .. } => "DatacenterUnavailable",
+            Self::BelowDatacenterMin { .. } => "DatacenterMinimumReached",
             Self::AboveCostLimit(_) => "CostLimitReached",
             Self::PriceUnknown { .. } => "PriceUnknown",
             Self::LimitsUnknown { .. } => "LimitsUnknown",
@@ -302,12 +333,14 @@ impl Refusal {
             Self::AboveSpotShare { .. } => "SPOT_SHARE_REACHED",
             Self::SpotUnavailable { .. } => "SPOT_UNAVAILABLE",
             Self::FallbackDisabled { .. } => "FALLBACK_DISABLED",
+            Self::DatacenterUnavailable { .. } => "DATACENTER_UNAVAILABLE",
             Self::AboveCostLimit(_) => "COST_LIMIT_REACHED",
             Self::PriceUnknown { .. } => "PRICE_UNKNOWN",
             Self::LimitsUnknown { .. } => "LIMITS_UNKNOWN",
             Self::UnknownPool(_)
             | Self::Delta { .. }
             | Self::BelowMin { .. }
+            | Self::BelowDatacenterMin { .. }
             | Self::NeededForSpotShare { .. }
             | Self::NotGrowable { .. }
             | Self::ForeignNode { .. } => "NOT_GROWABLE",

@@ -13,6 +13,9 @@ use crate::catalog::MachineClass;
 /// (`--initial-node-group-backoff-duration`).
 const SHORTAGE_DURATION: Duration = Duration::from_mins(5);
 
+/// Longest time for which Cluster Autoscaler backs off a pool (`--max-node-group-backoff-duration`).
+const MAX_BACKOFF: Duration = Duration::from_mins(30);
+
 /// If two failures of one class are further apart, the clock has jumped.
 const CLOCK_JUMP: Duration = Duration::from_hours(2);
 
@@ -33,6 +36,13 @@ impl Shortage {
     }
 }
 
+/// The last stockout of a class.
+pub(super) struct Stockout {
+    pub(super) at: Timestamp,
+    /// Whether it would fail a request now.
+    pub(super) is_active: bool,
+}
+
 /// The last shortage of each class.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Shortages(HashMap<MachineClass, Shortage>);
@@ -44,6 +54,15 @@ impl Shortages {
         let own = self.0.get(class).filter(|shortage| shortage.is_active(now));
         let quotas = self.0.values().filter(|shortage| shortage.is_quota() && shortage.is_active(now));
         own.or_else(|| quotas.max_by_key(|shortage| shortage.at))
+    }
+
+    /// The last stockout of the class for which Cluster Autoscaler may still back off its pools. None if a machine of the
+    /// class got its VM since.
+    pub(super) fn last_stockout(&self, class: &MachineClass, now: Timestamp) -> Option<Stockout> {
+        let shortage =
+            self.0.get(class).filter(|shortage| shortage.failure.reason == FailureReason::Stockout)?;
+        let counts = !is_ahead(shortage.at, now) && age(shortage.at, now) < MAX_BACKOFF;
+        counts.then(|| Stockout { at: shortage.at, is_active: shortage.is_active(now) })
     }
 
     /// Records the shortage that failed a machine, or removes a shortage because a machine got its VM.

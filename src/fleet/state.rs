@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::datacenters::Datacenters;
 use super::extra_vms::{ExtraVms, count_extra_vm};
 use super::group::{Declaration, NodeGroup};
 use super::ids::{Hostname, MachineId, NodeGroupName, PoolId, ProviderId, VmId};
@@ -15,7 +16,7 @@ use super::request_history::RequestHistory;
 use super::shortages::Shortages;
 use super::size_profile::SizeProfile;
 use super::spot::{CapacityCounts, SpotDefaults, SpotHistory};
-use super::template::{FleetSettings, Template};
+use super::template::{FleetSettings, Reserved, Template};
 use super::transient::{Shared, TransientState};
 use crate::catalog::{Catalog, Offer, SizeId};
 use crate::cost::{CostLimit, Prices, Rates, UsdPerHour};
@@ -42,6 +43,7 @@ pub struct Fleet {
     pub(super) extra_vms: ExtraVms,
     pub(super) request_history: RequestHistory,
     pub(super) spot_history: SpotHistory,
+    pub(super) datacenters: Datacenters,
     /// Number of machines that wait for a request.
     pub(super) waiting: u32,
     /// The replacements of each machine.
@@ -140,6 +142,7 @@ impl Fleet {
         self.unreadable = records.unreadable;
         self.request_history = records.request_history;
         self.spot_history = records.spot_history;
+        self.datacenters.history = records.datacenter_history;
         for unmanaged in records.unmanaged {
             self.apply(&Change::SaveUnmanaged(unmanaged));
         }
@@ -157,6 +160,7 @@ impl Fleet {
             profiles: self.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
             request_history: self.request_history.clone(),
             spot_history: self.spot_history.clone(),
+            datacenter_history: self.datacenters.history.clone(),
             catalog: self.recorded_catalog.clone(),
             unreadable: self.unreadable,
         }
@@ -227,6 +231,7 @@ impl Fleet {
             }
             Change::SaveRequestHistory(history) => self.request_history = history.clone(),
             Change::SaveSpotHistory(history) => self.spot_history = history.clone(),
+            Change::SaveDatacenterHistory(history) => self.datacenters.history = history.clone(),
             Change::SaveCatalog(catalog) => {
                 self.set_catalog(Some(Arc::clone(catalog)));
                 self.derive_pools();
@@ -234,15 +239,16 @@ impl Fleet {
         }
     }
 
-    /// Applies a change and appends it to `changes`, for the store. The failure of a spot machine also changes
-    /// the record of its class, and that of a replacement the machine that it replaces.
+    /// Applies a change and appends it to `changes`, for the store. The failure of a machine also changes the records of
+    /// its spot class and of its datacenter, and that of a replacement the machine that it replaces.
     pub(super) fn push_change(&mut self, changes: &mut Vec<Change>, change: Change) {
         let spot_history = self.spot_history_after(&change).map(Change::SaveSpotHistory);
+        let datacenters = self.datacenter_history_after(&change).map(Change::SaveDatacenterHistory);
         let failed = match &change {
             Change::SaveMachine(machine) if machine.is_failed_replacement() => Some(machine.clone()),
             _ => None,
         };
-        for change in [Some(change), spot_history].into_iter().flatten() {
+        for change in [Some(change), spot_history, datacenters].into_iter().flatten() {
             self.apply(&change);
             changes.push(change);
         }
@@ -291,6 +297,11 @@ impl Fleet {
         self.without_spec.contains(group)
     }
 
+    /// The create timeout that the cluster sets.
+    pub fn declared_create_timeout(&self) -> Option<Duration> {
+        self.create_timeout
+    }
+
     /// Maximum time until VPSie accepts a machine's request, and from then until its VM is listed.
     pub(super) fn create_timeout(&self, policy: &Policy) -> Duration {
         self.create_timeout.unwrap_or(policy.create_timeout)
@@ -299,6 +310,11 @@ impl Fleet {
     /// Prices of offers.
     pub fn prices(&self) -> &Prices {
         &self.settings.prices
+    }
+
+    /// Reserved resources of Nodes, until real Nodes show them.
+    pub fn reserved(&self) -> Reserved {
+        self.settings.reserved
     }
 
     /// Spot settings of NodeGroups that do not set their own.
@@ -423,6 +439,7 @@ impl Fleet {
             count_extra_vm(&mut self.extra_vms, &machine.pool, more);
         }
         self.capacity_counts.entry(machine.pool.node_group.clone()).or_default().count(machine, more);
+        self.datacenters.count(machine, more);
         if machine.needs_request() {
             self.waiting = if more { self.waiting + 1 } else { self.waiting.saturating_sub(1) };
         }

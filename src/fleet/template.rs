@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::group::NodeGroup;
 use super::ids::PoolId;
+use super::policy::Binding;
 use super::size_profile::{Amounts, MAX_SAMPLES_OF_GROUP, NodeShape};
 use super::spot::SpotDefaults;
 use super::taint::Taint;
@@ -104,6 +105,8 @@ pub struct FleetSettings {
     pub interruption_loss: Duration,
     /// Spot settings of NodeGroups that do not set their own.
     pub spot: SpotDefaults,
+    /// The method of binding VMs to machines: a property of the backend.
+    pub binding: Binding,
 }
 
 impl From<Reserved> for FleetSettings {

@@ -1,15 +1,16 @@
 //! Transient state: observations of this process that have no record. After a restart they begin again, which
 //! only delays decisions.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::datacenters::DatacenterObservations;
 use super::guard::GuardStatus;
-use super::ids::{Hostname, MachineId};
+use super::ids::{Hostname, MachineId, NodeGroupName};
 use super::listing::ShownAttributes;
 use crate::catalog::MachineClass;
 
@@ -43,6 +44,10 @@ pub(super) struct TransientState {
     pub(super) overdue: BTreeSet<MachineClass>,
     /// Machines that waited for requests of another class, and the time of the last wait.
     pub(super) delayed: HashMap<MachineId, Timestamp>,
+    /// Observations of datacenters.
+    pub(super) datacenters: DatacenterObservations,
+    /// Problems of payloads: the VMs of these NodeGroups could not join the cluster.
+    pub(super) payload_problems: BTreeMap<NodeGroupName, Arc<str>>,
 }
 
 /// A copy-on-write value that two fleets share.

@@ -37,9 +37,11 @@ fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::AboveSpotShare { .. }
         | Refusal::SpotUnavailable { .. }
         | Refusal::FallbackDisabled { .. }
+        | Refusal::DatacenterUnavailable { .. }
         | Refusal::AboveCostLimit(_) => Code::ResourceExhausted,
         Refusal::BelowMin { .. }
         | Refusal::NeededForSpotShare { .. }
+        | Refusal::BelowDatacenterMin { .. }
         | Refusal::NotGrowable { .. }
         | Refusal::PriceUnknown { .. }
         | Refusal::LimitsUnknown { .. } => Code::FailedPrecondition,
@@ -55,7 +57,7 @@ mod tests {
 
     use super::*;
     use crate::cost::UsdPerHour;
-    use crate::fleet::{CostLimitReached, PoolId};
+    use crate::fleet::{CostLimitReached, DatacenterBlock, PoolId};
     use crate::store::StoreError;
 
     const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/protocol.md");
@@ -92,6 +94,8 @@ mod tests {
                 block: crate::fleet::SpotBlock::Open { failure: None, until: jiff::Timestamp::UNIX_EPOCH },
             },
             Refusal::FallbackDisabled { pool: pool.clone(), delta, spot: 3, on_demand: 1, percent: 80 },
+            Refusal::DatacenterUnavailable { pool: pool.clone(), delta, block: DatacenterBlock::NoWeight },
+            Refusal::BelowDatacenterMin { pool: pool.clone(), healthy: 1, machines: 2, minimum: 2 },
             Refusal::AboveCostLimit(Box::new(reached)),
             Refusal::NeededForSpotShare {
                 pool: pool.clone(),
@@ -147,6 +151,13 @@ mod tests {
                     Code::ResourceExhausted,
                     "wait for spot machines, or set `spotConfig.fallbackToOnDemand` to true",
                 ),
+                Refusal::DatacenterUnavailable { .. } => (
+                    Code::ResourceExhausted,
+                    "nothing: CA adds machines in another datacenter; see the condition `DatacentersHealthy`",
+                ),
+                Refusal::BelowDatacenterMin { .. } => {
+                    (Code::FailedPrecondition, "lower `multiRegion.minNodesPerRegion`")
+                }
                 Refusal::AboveCostLimit(_) => {
                     (Code::ResourceExhausted, "raise `costLimit`, or choose cheaper offers")
                 }

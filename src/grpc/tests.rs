@@ -99,6 +99,8 @@ fn group() -> Group {
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     }
 }
 

@@ -7,6 +7,8 @@ pub enum Scope {
     Cluster,
     /// In the namespace of NodeGroups and records.
     Namespace,
+    /// In this namespace.
+    Other(&'static str),
 }
 
 /// A permission and its purpose.
@@ -96,6 +98,42 @@ pub const PERMISSIONS: &[Permission] = &[
     },
 ];
 
+/// The permissions that `serve --backend=vm` needs in addition. Secrets in `kube-system` are written, but not read.
+pub const JOIN_PERMISSIONS: &[Permission] = &[
+    Permission {
+        scope: Scope::Cluster,
+        group: "",
+        resource: "namespaces",
+        verbs: &["get"],
+        name: Some("kube-system"),
+        why: "read the UID that marks the VMs of the cluster",
+    },
+    Permission {
+        scope: Scope::Namespace,
+        group: "",
+        resource: "secrets",
+        verbs: &["get"],
+        name: Some("vpsie-join"),
+        why: "read the user's variables and shared credentials of payloads",
+    },
+    Permission {
+        scope: Scope::Other("kube-system"),
+        group: "",
+        resource: "secrets",
+        verbs: &["create", "patch", "delete"],
+        name: None,
+        why: "write bootstrap tokens, as far as the ValidatingAdmissionPolicy permits",
+    },
+    Permission {
+        scope: Scope::Other("kube-public"),
+        group: "",
+        resource: "configmaps",
+        verbs: &["get"],
+        name: Some("cluster-info"),
+        why: "read the CA of a cluster of kubeadm",
+    },
+];
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
@@ -108,6 +146,9 @@ mod tests {
     const NAME: &str = "vpsie-autoscaler";
     const NAMESPACE: &str = "vpsie-system";
     const RBAC: &str = "rbac.authorization.k8s.io";
+    const JOIN_NAME: &str = "vpsie-autoscaler-join";
+    const HEADER: &str =
+        "# Generated from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib permissions";
 
     fn rule(permission: &Permission) -> Value {
         let mut rule = json!({
@@ -141,13 +182,68 @@ mod tests {
             object("Role", true, json!({"rules": rules(Scope::Namespace)})),
             object("RoleBinding", true, json!({"roleRef": to("Role"), "subjects": account})),
         ];
-        let header = "# Generated from src/kubernetes/permissions.rs: UPDATE=1 cargo test --lib permissions";
         let file = |object: Value| {
             let kind = object["kind"].as_str().unwrap().to_lowercase();
-            let text = format!("{header}\n{}", serde_saphyr::to_string(&object).unwrap());
+            let text = format!("{HEADER}\n{}", serde_saphyr::to_string(&object).unwrap());
             (format!("deployments/base/{kind}.yaml"), text)
         };
         objects.map(file).into()
+    }
+
+    /// The roles of the component `self-managed`, one in each namespace, with their bindings.
+    fn join_roles() -> (String, String) {
+        let mut scopes: Vec<Scope> = Vec::new();
+        for permission in JOIN_PERMISSIONS {
+            if !scopes.contains(&permission.scope) {
+                scopes.push(permission.scope);
+            }
+        }
+        let mut text = HEADER.to_owned() + "\n";
+        for (at, scope) in scopes.into_iter().enumerate() {
+            let (kind, namespace) = match scope {
+                Scope::Cluster => ("ClusterRole", None),
+                Scope::Namespace => ("Role", Some(NAMESPACE)),
+                Scope::Other(namespace) => ("Role", Some(namespace)),
+            };
+            let mut metadata = json!({"name": JOIN_NAME, "labels": {"app.kubernetes.io/name": NAME}});
+            if let Some(namespace) = namespace {
+                metadata["namespace"] = json!(namespace);
+            }
+            let rules = JOIN_PERMISSIONS.iter().filter(|permission| permission.scope == scope).map(rule);
+            let version = format!("{RBAC}/v1");
+            let role = json!({
+                "apiVersion": version, "kind": kind, "metadata": metadata, "rules": rules.collect::<Vec<_>>(),
+            });
+            let binding = json!({
+                "apiVersion": version, "kind": format!("{kind}Binding"), "metadata": metadata,
+                "roleRef": {"apiGroup": RBAC, "kind": kind, "name": JOIN_NAME},
+                "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE}],
+            });
+            for (n, object) in [role, binding].iter().enumerate() {
+                let separator = if at + n == 0 { "" } else { "---\n" };
+                write!(text, "{separator}{}", serde_saphyr::to_string(object).unwrap()).unwrap();
+            }
+        }
+        ("deployments/components/self-managed/roles.yaml".to_owned(), text)
+    }
+
+    const TABLE_HEADER: &str =
+        "\n| Where | Group | Resource | Verbs | Why |\n| --- | --- | --- | --- | --- |\n";
+
+    fn table(permissions: &[Permission]) -> String {
+        let mut table = String::new();
+        for Permission { scope, group, resource, verbs, name, why } in permissions {
+            let scope = match scope {
+                Scope::Cluster => "cluster".to_owned(),
+                Scope::Namespace => "namespace".to_owned(),
+                Scope::Other(namespace) => format!("`{namespace}`"),
+            };
+            let group = if group.is_empty() { "core" } else { group };
+            let only = name.map(|name| format!(" (only `{name}`)")).unwrap_or_default();
+            let verbs = verbs.join(", ");
+            writeln!(table, "| {scope} | {group} | `{resource}`{only} | {verbs} | {why} |").unwrap();
+        }
+        table
     }
 
     fn page() -> String {
@@ -159,21 +255,23 @@ mod tests {
              with them, and fail on any forbidden request. The namespace there is `{NAMESPACE}`, the Secret \
              `vpsie-secret`: change both with `--namespace` and `--vpsie-secret-name`.\n\n\
              With `--store=file --kubeconfig` only the permissions on nodes, pods and evictions are used; without Kubernetes, none.\n\
-             \n| Where | Group | Resource | Verbs | Why |\n| --- | --- | --- | --- | --- |\n"
+{TABLE_HEADER}"
         );
-        for Permission { scope, group, resource, verbs, name, why } in PERMISSIONS {
-            let scope = if *scope == Scope::Cluster { "cluster" } else { "namespace" };
-            let group = if group.is_empty() { "core" } else { group };
-            let only = name.map(|name| format!(" (only `{name}`)")).unwrap_or_default();
-            let verbs = verbs.join(", ");
-            writeln!(page, "| {scope} | {group} | `{resource}`{only} | {verbs} | {why} |").unwrap();
-        }
+        page += &table(PERMISSIONS);
+        page += "\n## Self-managed clusters\n\n\
+                 `serve --backend=vm` needs these in addition. The component \
+                 [self-managed](../../deployments/components/self-managed) has them, and a ValidatingAdmissionPolicy that \
+                 limits the writes in `kube-system` to Secrets of bootstrap tokens \
+                 ([Self-managed clusters](../use/self-managed.md#permissions)).\n";
+        page += TABLE_HEADER;
+        page += &table(JOIN_PERMISSIONS);
         page
     }
 
     #[test]
     fn manifests_and_docs_match_the_table() {
         let mut files = manifests();
+        files.push(join_roles());
         files.push(("docs/operate/permissions.md".to_owned(), page()));
         for (file, text) in files {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file);

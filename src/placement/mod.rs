@@ -60,6 +60,8 @@ pub struct ExpansionOption {
     pub interruptions: UsdPerHour,
     /// Share of the NodeGroup's spot machines that have the class of this pool, 0 to 1. 0 for on-demand pools.
     pub concentration: f64,
+    /// Fraction of the price that is charged because the next machine of the NodeGroup belongs in another datacenter.
+    pub placement: f64,
     /// Number of machines on their way as replacements of interrupted ones that Cluster Autoscaler takes over before the
     /// option adds nodes. They cost nothing more.
     pub replacements: u32,
@@ -130,11 +132,14 @@ pub struct CostEstimate {
     /// Charge for spot machines of a class that the NodeGroup has many of: an interruption of that class could end all of them at once.
     #[serde(default, skip_serializing_if = "UsdPerHour::is_zero")]
     pub concentration: UsdPerHour,
+    /// Charge for nodes in a datacenter in which the next machine of the NodeGroup does not belong (`multiRegion`).
+    #[serde(default, skip_serializing_if = "UsdPerHour::is_zero")]
+    pub placement: UsdPerHour,
     /// Estimated cost of the remaining pods with the other options of the call.
     pub remaining: UsdPerHour,
     /// Counted value of its nodes' spare capacity, for later pods.
     pub spare: UsdPerHour,
-    /// The key of the order: nodes, concentration and remaining pods, less spare capacity.
+    /// The key of the order: nodes, concentration, placement and remaining pods, less spare capacity.
     pub total: UsdPerHour,
     /// Number of pods that it would leave pending.
     pub remaining_pods: u32,

@@ -50,13 +50,15 @@ pub fn rank_options(input: &DecisionInput) -> Decision {
                 let replacements = option.coming_nodes();
                 let nodes = price * (option.nodes - replacements);
                 let concentration = nodes.scaled(CONCENTRATION_CHARGE * option.concentration);
+                let placement = nodes.scaled(option.placement);
                 Rating::Priced(CostEstimate {
                     nodes,
                     replacements,
                     concentration,
+                    placement,
                     remaining: remaining.cost,
                     spare,
-                    total: nodes + concentration + remaining.cost - spare,
+                    total: nodes + concentration + placement + remaining.cost - spare,
                     remaining_pods: remaining.count,
                 })
             }
@@ -82,7 +84,8 @@ pub fn rank_options(input: &DecisionInput) -> Decision {
 fn move_preferred_first(options: &mut [RankedOption], input: &DecisionInput) {
     let cost_now = |ranked: &RankedOption| match &ranked.rating {
         Rating::Priced(estimate) => {
-            Some((estimate.nodes + estimate.concentration + estimate.remaining).0.round_dp(DECIMALS))
+            let cost = estimate.nodes + estimate.concentration + estimate.placement + estimate.remaining;
+            Some(cost.0.round_dp(DECIMALS))
         }
         Rating::Unpriced | Rating::Blocked(_) => None,
     };

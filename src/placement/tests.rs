@@ -17,6 +17,7 @@ fn option(pool: &str, nodes: u32, pods: &[u32], cores: u64, gib: u64, milli_usd:
         price: Some(UsdPerHour(Decimal::new(milli_usd, 3))),
         interruptions: UsdPerHour::ZERO,
         concentration: 0.0,
+        placement: 0.0,
         replacements: 0,
         blocked: None,
         preferred: false,
@@ -194,4 +195,19 @@ fn spare_capacity_of_replacements_is_no_reason_to_add_nodes() {
     let large = ExpansionOption { replacements: 1, ..option("large", 2, &[0, 1], 8, 16, 400) };
     let input = DecisionInput { pods, options: vec![large, option("small", 1, &[0, 1], 4, 8, 150)] };
     assert_eq!(order(&input), ["*small", "large"], "150 for a small node, or 400 for a second large one");
+}
+
+#[test]
+fn a_datacenter_in_excess_is_chosen_only_if_it_is_cheaper_by_more_than_the_charge() {
+    let pods = vec![pod(1000, 1024)];
+    let first = |milli_usd: i64, preferred: bool| {
+        let right = option("right", 1, &[0], 2, 4, 100);
+        let other = option("other", 1, &[0], 2, 4, milli_usd);
+        let other = ExpansionOption { placement: 0.1, preferred, ..other };
+        order(&DecisionInput { pods: pods.clone(), options: vec![other, right] }).remove(0)
+    };
+    assert_eq!(first(100, false), "*right");
+    assert_eq!(first(95, false), "*right", "dearer with the charge");
+    assert_eq!(first(80, false), "*other");
+    assert_eq!(first(100, true), "*right", "preferredInstanceType does not outweigh the charge");
 }

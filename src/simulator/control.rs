@@ -13,7 +13,7 @@ use super::datacenter_faults::DatacenterFaults;
 use super::fault::{ActiveRule, FaultRule};
 use super::handle::Simulator;
 use super::market::{MarketConfig, Storm};
-use super::plain::{Boot, Hidden, KubeletIdentity};
+use super::plain::{Boot, Hidden, KubeletIdentity, VmRequest};
 use super::shapes::Shapes;
 use super::state::{Capacity, Group};
 use super::vm::{EndedBy, Phase, Vm, VmKind, price};
@@ -283,6 +283,31 @@ impl Simulator {
             self.with_state(|state, cx, _| state.release_held(cx, datacenter));
         }
         Ok(())
+    }
+
+    /// The names of the scripts of the account.
+    pub fn script_names(&self) -> Vec<String> {
+        self.with_state(|state, _, _| {
+            state.account.scripts.values().map(|script| script.name.clone()).collect()
+        })
+    }
+
+    /// Adds a VM outside clusters that the API was not asked for.
+    pub fn add_plain_vm(
+        &self,
+        datacenter: &str,
+        offer: &str,
+        hostname: &str,
+        notes: &str,
+    ) -> Result<String, ControlError> {
+        self.with_state(|state, cx, _| {
+            let size = cx.config.offers.iter().find(|known| known.name == offer).map(|known| known.id);
+            let size = size.ok_or_else(|| unknown("offer", offer))?;
+            let request = VmRequest { notes: Some(notes.to_owned()), ..VmRequest::default() };
+            let created = state.create_vm(cx, datacenter, size, hostname, request);
+            let id = created.ok().flatten().ok_or_else(|| unknown("datacenter", datacenter))?;
+            Ok(state.vms.get(&id).map(|vm| vm.uuid.clone()).unwrap_or_default())
+        })
     }
 
     /// The content of the script of a VM, or its user data. None: it has neither, or the script is deleted.

@@ -51,7 +51,7 @@ pub struct PlainVm {
     pub firewall_busy_until: Option<Timestamp>,
     /// Its progress after the start.
     pub boot: Boot,
-    /// What its kubelet keeps on disk.
+    /// Identity that its kubelet keeps on disk.
     pub kubelet: Option<KubeletIdentity>,
 }
 
@@ -144,7 +144,7 @@ pub enum Boot {
     },
 }
 
-/// What a kubelet keeps on disk once it has joined.
+/// Identity that a kubelet keeps on disk once it has joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KubeletIdentity {

@@ -30,6 +30,7 @@ const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanag
 const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
 const HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("request_history");
 const SPOT_HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("spot_history");
+const DATACENTER_HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("datacenter_history");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
 /// The key of [`CATALOG`], [`HISTORY`] and [`SPOT_HISTORY`].
 const LAST: &str = "last";
@@ -347,6 +348,16 @@ fn read_records(database: &Database) -> Result<Records, Fault> {
             ),
         }
     }
+    if let Some(text) = read_last(&transaction, DATACENTER_HISTORY)? {
+        match serde_json::from_str(&text) {
+            Ok(history) => records.datacenter_history = history,
+            Err(error) => tracing::warn!(
+                table = DATACENTER_HISTORY.name(),
+                %error,
+                "cannot read the datacenter history; starting with an empty one: circuit breakers are closed"
+            ),
+        }
+    }
     if let Some(text) = read_last(&transaction, HISTORY)? {
         match serde_json::from_str(&text) {
             Ok(history) => records.request_history = history,
@@ -435,6 +446,9 @@ fn write_changes(database: &Database, changes: &[Change]) -> Result<(), Fault> {
                 }
                 Change::SaveSpotHistory(history) => {
                     transaction.open_table(SPOT_HISTORY)?.insert(LAST, encode(history)?.as_str())?;
+                }
+                Change::SaveDatacenterHistory(history) => {
+                    transaction.open_table(DATACENTER_HISTORY)?.insert(LAST, encode(history)?.as_str())?;
                 }
                 Change::SaveCatalog(catalog) => {
                     transaction.open_table(CATALOG)?.insert(LAST, encode(catalog)?.as_str())?;

@@ -14,9 +14,10 @@ use super::tests::cluster;
 use super::{FileStore, KubernetesStore, Store};
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::fleet::{
-    AbandonedRef, AbandonedRequests, Change, DeletionReason, DrainState, Failure, FailureReason, Hostname,
-    Machine, MovedRequest, NodeShape, Notice, NoticeSource, Phase, Records, RequestHistory, RequestOutcome,
-    RequestRef, Sample, SizeProfile, SpotHistory, UnmanagedKind, UnmanagedNode, Vm, VmId, VmRequest,
+    AbandonedRef, AbandonedRequests, Change, DatacenterHistory, DeletionReason, DrainState, Failure,
+    FailureReason, Hostname, Machine, MovedRequest, NodeShape, Notice, NoticeSource, Phase, Records,
+    RequestHistory, RequestOutcome, RequestRef, Sample, SizeProfile, SpotHistory, UnmanagedKind,
+    UnmanagedNode, Vm, VmId, VmRequest,
 };
 
 const NAMESPACE: &str = "vpsie-system";
@@ -29,6 +30,7 @@ const UNMANAGED: TableDefinition<'_, &str, &str> = TableDefinition::new("unmanag
 const PROFILES: TableDefinition<'_, u64, &str> = TableDefinition::new("profiles");
 const HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("request_history");
 const SPOT_HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("spot_history");
+const DATACENTER_HISTORY: TableDefinition<'_, &str, &str> = TableDefinition::new("datacenter_history");
 const CATALOG: TableDefinition<'_, &str, &str> = TableDefinition::new("catalog");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("vpsie-autoscaler");
 
@@ -75,6 +77,8 @@ struct RecordSet {
     #[serde(default)]
     spot_history: BTreeMap<String, Value>,
     #[serde(default)]
+    datacenter_history: BTreeMap<String, Value>,
+    #[serde(default)]
     catalog: BTreeMap<String, Value>,
 }
 
@@ -86,7 +90,10 @@ fn machine(name: &str, phase: Phase, requests: &[RequestOutcome]) -> Machine {
         size: SizeId(12),
         created_at: at(0),
         phase,
-        requests: requests.iter().map(|outcome| VmRequest { at: at(1), outcome: *outcome }).collect(),
+        requests: requests
+            .iter()
+            .map(|outcome| VmRequest { at: at(1), outcome: *outcome, hostname: None })
+            .collect(),
         notice: None,
         replaces: None,
     }
@@ -202,6 +209,15 @@ fn records() -> Records {
         "counted": ["workers-3"],
     }]))
     .unwrap();
+    records.datacenter_history = serde_json::from_value(serde_json::json!([{
+        "datacenter": "ams1",
+        "breaker": {
+            "state": {"state": "open", "since": at(9), "until": at(129)}, "outages": 1,
+            "last": {"cause": "offersFailed", "at": at(9)},
+        },
+        "failures": [{"failure": "refused", "size": 12, "at": at(9)}],
+    }]))
+    .unwrap();
     let offer = Offer {
         size: SizeId(12),
         name: "s-2vcpu-4gb".to_owned(),
@@ -224,8 +240,17 @@ fn changes(records: Records) -> Vec<Change> {
         .then_some(Change::SaveRequestHistory(records.request_history));
     let spot = (records.spot_history != SpotHistory::default())
         .then_some(Change::SaveSpotHistory(records.spot_history));
+    let datacenters = (records.datacenter_history != DatacenterHistory::default())
+        .then_some(Change::SaveDatacenterHistory(records.datacenter_history));
     let catalog = records.catalog.map(Change::SaveCatalog);
-    machines.chain(unmanaged).chain(profile).chain(history).chain(spot).chain(catalog).collect()
+    machines
+        .chain(unmanaged)
+        .chain(profile)
+        .chain(history)
+        .chain(spot)
+        .chain(datacenters)
+        .chain(catalog)
+        .collect()
 }
 
 fn server() -> FakeKube {
@@ -268,6 +293,7 @@ impl FileOf {
             (UNMANAGED, written.unmanaged),
             (HISTORY, written.request_history),
             (SPOT_HISTORY, written.spot_history),
+            (DATACENTER_HISTORY, written.datacenter_history),
             (CATALOG, written.catalog),
         ];
         for (table, rows) in tables {
@@ -330,6 +356,7 @@ fn written(kube: &FakeKube, path: &Path) -> RecordSet {
         profiles: profile_rows(path),
         request_history: rows(path, HISTORY),
         spot_history: rows(path, SPOT_HISTORY),
+        datacenter_history: rows(path, DATACENTER_HISTORY),
         catalog: rows(path, CATALOG),
     }
 }

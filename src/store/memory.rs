@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use super::{Store, StoreError};
 use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{
-    Change, Hostname, Machine, MachineId, Records, RequestHistory, SizeProfile, SpotHistory, UnmanagedNode,
+    Change, DatacenterHistory, Hostname, Machine, MachineId, Records, RequestHistory, SizeProfile,
+    SpotHistory, UnmanagedNode,
 };
 
 /// Keeps records in memory. Clones share them, so that records survive a simulated crash.
@@ -22,6 +23,7 @@ struct RecordMaps {
     profiles: BTreeMap<SizeId, SizeProfile>,
     request_history: RequestHistory,
     spot_history: SpotHistory,
+    datacenter_history: DatacenterHistory,
     catalog: Option<Arc<Catalog>>,
 }
 
@@ -40,6 +42,7 @@ impl MemoryStore {
             profiles: records.profiles.iter().map(|(size, profile)| (*size, profile.clone())).collect(),
             request_history: records.request_history.clone(),
             spot_history: records.spot_history.clone(),
+            datacenter_history: records.datacenter_history.clone(),
             catalog: records.catalog.clone(),
             unreadable: 0,
         }
@@ -67,6 +70,7 @@ impl MemoryStore {
                 }
                 Change::SaveRequestHistory(history) => records.request_history = history,
                 Change::SaveSpotHistory(history) => records.spot_history = history,
+                Change::SaveDatacenterHistory(history) => records.datacenter_history = history,
                 Change::SaveCatalog(catalog) => records.catalog = Some(catalog),
             }
         }

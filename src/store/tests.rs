@@ -106,6 +106,7 @@ pub(super) fn expected() -> Records {
         profiles: vec![(SizeId(12), profile())],
         request_history: request_history(),
         spot_history: crate::fleet::SpotHistory::default(),
+        datacenter_history: crate::fleet::DatacenterHistory::default(),
         catalog: Some(catalog()),
         unreadable: 0,
     }

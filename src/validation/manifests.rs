@@ -6,7 +6,7 @@ use kube::{CustomResourceExt, Resource};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
-use super::node_group::{self, Checked};
+use super::node_group::{self, Checked, Product};
 use super::problem::{Findings, Problem, Problems};
 use super::schema;
 use crate::api;
@@ -18,8 +18,8 @@ use crate::vpsie::{CommonField, ManagedConfig};
 pub struct Manifests {
     /// The NodeGroups, in the order of their files.
     pub groups: Vec<NodeGroup>,
-    /// The cluster of all NodeGroups.
-    pub managed: ManagedConfig,
+    /// The managed cluster of all NodeGroups. None: they are plain VMs of a self-managed cluster.
+    pub managed: Option<ManagedConfig>,
     /// Input without effect.
     pub notes: Vec<Problem>,
 }
@@ -38,8 +38,8 @@ pub struct Source {
 pub struct CheckedNodeGroup {
     /// The declaration.
     pub group: NodeGroup,
-    /// Its cluster.
-    pub managed: ManagedConfig,
+    /// Its product.
+    pub product: Product,
     /// Input without effect.
     pub notes: Vec<Problem>,
 }
@@ -53,8 +53,8 @@ pub fn check_node_group(object: &api::NodeGroup, spot: SpotDefaults) -> Result<C
     let mut reader = Reader::new(spot);
     reader.node_group(name, &document);
     match reader.read.pop() {
-        Some(Read { checked: Checked { group, managed }, .. }) if reader.problems.is_empty() => {
-            Ok(CheckedNodeGroup { group, managed, notes: reader.notes })
+        Some(Read { checked: Checked { group, product }, .. }) if reader.problems.is_empty() => {
+            Ok(CheckedNodeGroup { group, product, notes: reader.notes })
         }
         _ => Err(Problems(reader.problems)),
     }
@@ -189,7 +189,7 @@ impl Reader {
 
     fn finish(mut self, origin: &str) -> Result<Manifests, Problems> {
         self.cross_check();
-        let first = self.read.first().map(|first| first.checked.managed.clone());
+        let first = self.read.first().map(|first| first.checked.product.managed().cloned());
         match first {
             Some(managed) if self.problems.is_empty() => Ok(Manifests {
                 groups: self.read.into_iter().map(|read| read.checked.group).collect(),
@@ -214,18 +214,31 @@ impl Reader {
                 self.problems.push(Problem::new(&read.place, "metadata.name", message));
             }
         }
+        self.require_one_product();
         for field in ManagedConfig::COMMON_FIELDS {
             self.require_equal(field);
         }
     }
 
+    fn require_one_product(&mut self) {
+        let Some(first) = self.read.first() else { return };
+        let is_managed = |read: &Read| read.checked.product.managed().is_some();
+        for read in self.read.iter().filter(|read| is_managed(read) != is_managed(first)) {
+            let at = position(&first.place);
+            let state = if is_managed(read) { "is missing, but set" } else { "is set, but not" };
+            let message = format!("{state} at {at}: all NodeGroups must be of one product");
+            self.problems.push(Problem::new(&read.place, "spec.selfManaged", message));
+        }
+    }
+
     /// Requires that all NodeGroups have the value of the first one.
     fn require_equal(&mut self, field: &CommonField) {
-        let mut readable = self.read.iter().filter(|read| !read.unread.contains(field.path));
-        let Some(first) = readable.next() else { return };
-        for read in readable {
-            let actual = (field.value)(&read.checked.managed);
-            let expected = (field.value)(&first.checked.managed);
+        let readable = self.read.iter().filter(|read| !read.unread.contains(field.path));
+        let mut readable = readable.filter_map(|read| Some((read, read.checked.product.managed()?)));
+        let Some((first, managed)) = readable.next() else { return };
+        for (read, own) in readable {
+            let actual = (field.value)(own);
+            let expected = (field.value)(managed);
             if actual != expected {
                 let at = position(&first.place);
                 let message = format!("is {actual:?}, must be {expected:?} as at {at}: {}", field.reason);

@@ -5,19 +5,48 @@ use std::time::Duration;
 
 use super::problem::Findings;
 use super::schema::join;
+use super::self_managed::{self, SelfManagedGroup};
 use super::{regions, syntax};
 use crate::api;
-use crate::catalog::{CapacityType, SizeId};
+use crate::catalog::{CapacityType, DatacenterId, SizeId};
 use crate::cost::{CostLimit, InterruptionRate};
 use crate::fleet::{
-    AutoscalingOptions, DeclaredNode, MaxSpotShare, NodeGroup, PoolId, SpotDefaults, SpotPolicy, Taint, names,
+    AutoscalingOptions, DeclaredNode, Distribution, MaxSpotShare, NodeGroup, PoolId, SpotDefaults,
+    SpotPolicy, Taint, names,
 };
 use crate::vpsie::ManagedConfig;
 
 /// The checked NodeGroup of a manifest.
 pub(super) struct Checked {
     pub group: NodeGroup,
-    pub managed: ManagedConfig,
+    pub product: Product,
+}
+
+/// The product of VPSie that a NodeGroup's machines are of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Product {
+    /// Workers of a VPSie-managed cluster.
+    Managed(ManagedConfig),
+    /// Plain VMs of a self-managed cluster.
+    SelfManaged(Box<SelfManagedGroup>),
+}
+
+impl Product {
+    /// The managed cluster.
+    pub fn managed(&self) -> Option<&ManagedConfig> {
+        match self {
+            Self::Managed(config) => Some(config),
+            Self::SelfManaged(_) => None,
+        }
+    }
+
+    /// The VMs of a self-managed cluster.
+    pub fn self_managed(&self) -> Option<&SelfManagedGroup> {
+        match self {
+            Self::Managed(_) => None,
+            Self::SelfManaged(group) => Some(group),
+        }
+    }
 }
 
 /// Checks the rules that the schema does not have, and converts the manifest. `spot` applies where it sets nothing. The
@@ -33,28 +62,24 @@ pub(super) fn check(manifest: &api::NodeGroup, spot: SpotDefaults, findings: &mu
         );
     }
     findings.require("spec.datacenterID", syntax::label_value(&spec.datacenter_id));
-    if !spec.resource_identifier.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-        findings.add_problem(
-            "spec.resourceIdentifier",
-            format!("is {:?}, must be the UUID of the cluster at VPSie", spec.resource_identifier),
-        );
-    }
     if let Some(version) = &spec.kubernetes_version {
         findings.require("spec.kubernetesVersion", syntax::version(version));
     }
     check_offers(spec, findings);
     check_labels("spec.labels", &spec.labels, findings);
     if let Some(regions) = &spec.multi_region {
-        regions::check(regions, spec.max_nodes, findings);
+        regions::check(regions, spec, findings);
     }
     check_durations(spec, findings);
     note_unused_fields(spec, findings);
     let spot = spot_policy(spec, spot);
+    let product = product(spec, name, findings);
+    let distribution = regions::distribution(spec);
     let group = NodeGroup {
         name: name.into(),
         min: u32::try_from(spec.min_nodes).unwrap_or(0),
         max: u32::try_from(spec.max_nodes).unwrap_or(0),
-        pools: pools(name, spec, spot.is_some()),
+        pools: pools(name, spec, distribution.as_ref(), spot.is_some()),
         size: fixed_size(spec),
         labels: spec.labels.clone(),
         taints: check_taints(spec, findings),
@@ -69,12 +94,42 @@ pub(super) fn check(manifest: &api::NodeGroup, spot: SpotDefaults, findings: &mu
         deletion: manifest.metadata.deletion_timestamp.as_ref().map(|_| spec.deletion_policy.into()),
         node: check_node_template(manifest, findings),
         spot,
+        has_cloud_controller: product.self_managed().is_some_and(SelfManagedGroup::has_cloud_controller),
+        distribution,
     };
-    let managed = ManagedConfig {
-        cluster: spec.resource_identifier.as_str().into(),
+    Checked { group, product }
+}
+
+/// Checks that the NodeGroup is of one product, and converts its part of the spec.
+fn product(spec: &api::NodeGroupSpec, name: &str, findings: &mut Findings) -> Product {
+    match (&spec.self_managed, &spec.resource_identifier) {
+        (Some(own), None) => {
+            let datacenters = regions::datacenters(spec);
+            let datacenters: Vec<&str> = datacenters.iter().map(DatacenterId::as_str).collect();
+            let group = self_managed::check(spec, own, name, &datacenters, findings);
+            return Product::SelfManaged(Box::new(group));
+        }
+        (Some(_), Some(_)) => findings.add_problem(
+            "spec.selfManaged",
+            "cannot be set with resourceIdentifier: a cluster is managed by VPSie, or self-managed; remove one",
+        ),
+        (None, None) => findings.add_problem(
+            "spec.resourceIdentifier",
+            "is missing: set it to the UUID of the managed cluster, or set selfManaged for plain VMs",
+        ),
+        (None, Some(_)) => {}
+    }
+    let cluster = spec.resource_identifier.as_deref().unwrap_or_default();
+    if !cluster.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        findings.add_problem(
+            "spec.resourceIdentifier",
+            format!("is {cluster:?}, must be the UUID of the cluster at VPSie"),
+        );
+    }
+    Product::Managed(ManagedConfig {
+        cluster: cluster.into(),
         datacenter: spec.datacenter_id.as_str().into(),
-    };
-    Checked { group, managed }
+    })
 }
 
 fn check_cost_limit(limit: &api::CostLimit, findings: &mut Findings) -> CostLimit {
@@ -145,28 +200,38 @@ fn fixed_size(spec: &api::NodeGroupSpec) -> Option<SizeId> {
     }
 }
 
-fn pools(name: &str, spec: &api::NodeGroupSpec, has_spot: bool) -> Vec<PoolId> {
+/// A pool for each datacenter, offer and capacity type.
+fn pools(
+    name: &str,
+    spec: &api::NodeGroupSpec,
+    distribution: Option<&Distribution>,
+    has_spot: bool,
+) -> Vec<PoolId> {
     let all: Vec<&str> = spec.offering_ids.iter().map(String::as_str).collect();
     let offers = if spec.allow_mixed_instances {
         all
     } else {
         preferred(spec).or(all.first().copied()).into_iter().collect()
     };
-    let pool = |capacity_type| {
-        move |offer: &&str| PoolId {
-            node_group: name.into(),
-            datacenter: spec.datacenter_id.as_str().into(),
-            offer: (*offer).into(),
-            capacity_type,
-        }
-    };
-    let on_demand = offers.iter().map(pool(CapacityType::OnDemand));
+    let datacenters = distribution.map_or_else(
+        || vec![spec.datacenter_id.as_str().into()],
+        |distribution| distribution.datacenters.clone(),
+    );
     // On-demand pools come first: the first pool with headroom carries a shortfall to the minimum.
-    if has_spot {
-        on_demand.chain(offers.iter().map(pool(CapacityType::Spot))).collect()
-    } else {
-        on_demand.collect()
-    }
+    let capacity_types =
+        [Some(CapacityType::OnDemand), has_spot.then_some(CapacityType::Spot)].into_iter().flatten();
+    let pools = capacity_types.flat_map(|capacity_type| {
+        let offers = &offers;
+        datacenters.iter().flat_map(move |datacenter| {
+            offers.iter().map(move |offer| PoolId {
+                node_group: name.into(),
+                datacenter: datacenter.clone(),
+                offer: (*offer).into(),
+                capacity_type,
+            })
+        })
+    });
+    pools.collect()
 }
 
 /// The policy for spot machines. None if the NodeGroup has no spot pools.
@@ -287,7 +352,7 @@ fn note_unused_fields(spec: &api::NodeGroupSpec, findings: &mut Findings) {
         ("spec.sshKeyIDs", !spec.ssh_key_ids.is_empty()),
         ("spec.tags", !spec.tags.is_empty()),
     ] {
-        if set {
+        if set && spec.self_managed.is_none() {
             findings.add_note(field, CLUSTER);
         }
     }
@@ -314,8 +379,9 @@ fn note_unused_fields(spec: &api::NodeGroupSpec, findings: &mut Findings) {
             "has no effect until VPSie's catalog or --price-file has a spot offer",
         );
     }
-    if spec.multi_region.as_ref().is_some_and(|regions| regions.enabled) {
-        findings.add_note("spec.multiRegion", "has no effect yet: all machines are in spec.datacenterID");
+    let spreads = spec.multi_region.as_ref().is_some_and(|regions| regions.enabled);
+    if spreads && !regions::supports_datacenters(spec) {
+        findings.add_note("spec.multiRegion", "has no effect: a managed cluster is in one datacenter");
     }
     if spec.cost_optimization.as_ref().is_some_and(|cost| cost.enabled) {
         findings.add_note("spec.costOptimization", "has no effect yet");

@@ -84,18 +84,26 @@ fn format_refusal(error: &ValidationError) -> String {
     let error = error.to_string();
     let of_key = |map: &&str| {
         let (key, message) = error.strip_prefix(*map)?.strip_prefix('.')?.split_once(": ")?;
-        Some(format!("{map}[{key}]: {message}"))
+        // Its values are objects, and its keys have no dots.
+        let (key, field) = match key.split_once('.').filter(|_| *map == NETWORKS) {
+            Some((key, field)) => (key, format!(".{field}")),
+            None => (key, String::new()),
+        };
+        Some(format!("{map}[{key}]{field}: {message}"))
     };
     MAPS.iter().find_map(of_key).unwrap_or(error.clone())
 }
 
 /// Fields whose keys users choose.
-const MAPS: [&str; 4] = [
+const MAPS: [&str; 6] = [
     "spec.labels",
     "spec.multiRegion.weightedDistribution",
     "spec.nodeTemplate.labels",
     "spec.nodeTemplate.resources",
+    "spec.selfManaged.imageIDs",
+    NETWORKS,
 ];
+const NETWORKS: &str = "spec.selfManaged.networks";
 
 #[derive(Debug, PartialEq)]
 enum ServerResult {

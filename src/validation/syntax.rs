@@ -136,3 +136,48 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
         format!("is {text:?}, must be a whole number such as 1, or an amount of bytes such as 512Mi or 1Gi")
     })
 }
+
+/// Checks `host:port`.
+pub(super) fn endpoint(text: &str) -> Result<(), String> {
+    let is_port =
+        |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_name = |host: &str| {
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        host.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.')
+            && ends(host.chars().next())
+            && ends(host.chars().last())
+    };
+    let is_ipv6 = |host: &str| {
+        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        inner.is_some_and(|host| !host.is_empty() && host.chars().all(|c| c.is_ascii_hexdigit() || c == ':'))
+    };
+    match text.rsplit_once(':') {
+        Some((host, port)) if is_port(port) && (is_name(host) || is_ipv6(host)) => Ok(()),
+        _ => Err(format!("is {text:?}, must be a host and a port such as 10.0.0.1:6443")),
+    }
+}
+
+/// Checks an identifier at VPSie.
+pub(super) fn identifier(text: &str) -> Result<(), String> {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return Ok(());
+    }
+    Err(format!("is {text:?}, must be an identifier of VPSie: letters, digits or '-'"))
+}
+
+/// Checks a key in the data of a ConfigMap or Secret.
+pub(super) fn data_key(text: &str) -> Result<(), String> {
+    if !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        return Ok(());
+    }
+    Err(format!("is {text:?}, must be letters, digits, '-', '_' or '.'"))
+}
+
+/// Checks the name of a variable.
+pub(super) fn variable_name(text: &str) -> Result<(), String> {
+    let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_word && text.chars().next().is_some_and(|first| !first.is_ascii_digit()) {
+        return Ok(());
+    }
+    Err(format!("is {text:?}, must be letters, digits or '_', and not start with a digit"))
+}

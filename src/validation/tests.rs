@@ -73,8 +73,8 @@ fn notes(manifests: &Manifests) -> String {
 #[test]
 fn a_node_group_becomes_pools() {
     let manifests = parse(GOOD).unwrap();
-    assert_eq!(manifests.managed.cluster.as_str(), "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f");
-    assert_eq!(manifests.managed.datacenter.as_str(), "ams1");
+    assert_eq!(manifests.managed.as_ref().unwrap().cluster.as_str(), "5a1c94be-6f3d-11ef-9b52-bc24115e1e5f");
+    assert_eq!(manifests.managed.as_ref().unwrap().datacenter.as_str(), "ams1");
     assert_eq!(notes(&manifests), "");
     let [group] = &manifests.groups[..] else { panic!("one NodeGroup") };
     assert_eq!((group.name.as_str(), group.min, group.max, group.size), ("workers", 2, 10, None));

@@ -1,9 +1,11 @@
 //! The interface between the control loops and a product of VPSie.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
-use crate::catalog::{Catalog, MachineClass};
-use crate::fleet::{Binding, DeletableVm, FailureReason, MachineId, NodeListing, Vm};
+use crate::catalog::{Catalog, DatacenterId, MachineClass};
+use crate::fleet::{DeletableVm, FailureReason, Hostname, MachineId, NodeListing, PoolId, Vm};
 use crate::retry_after::RetryAfter;
 
 /// A source of worker VMs for one Kubernetes cluster.
@@ -12,14 +14,17 @@ use crate::retry_after::RetryAfter;
 /// call only if that is safe.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// The way in which the product's VMs are bound to the machines that they were requested for.
-    fn binding(&self) -> Binding;
-
-    /// Reads offers and prices of the datacenters in use. One request per datacenter.
+    /// Reads offers and prices of the datacenters in use. One request per datacenter; of plain VMs, one per datacenter,
+    /// image and category of plans.
     async fn catalog(&self) -> Result<Catalog, BackendError>;
 
+    /// Datacenters in use that VPSie lists as inactive. One request, or none for a product in one datacenter.
+    async fn inactive_datacenters(&self) -> Result<BTreeSet<DatacenterId>, BackendError> {
+        Ok(BTreeSet::new())
+    }
+
     /// Lists all nodes of the cluster, including control plane and foreign workers. One request, and a second
-    /// one while the first does not show the UUID of a node.
+    /// one while the first does not show the UUID of a node; of plain VMs, two requests.
     async fn list(&self) -> Result<NodeListing, BackendError>;
 
     /// Number of workers in the cluster by VPSie's own count, independent of the listing. None if unknown.
@@ -41,10 +46,12 @@ pub trait Backend: Send + Sync + 'static {
 pub struct CreateRequest {
     /// The machine of the VM.
     pub machine: MachineId,
+    /// Its pool.
+    pub pool: PoolId,
     /// The requested class.
     pub class: MachineClass,
-    /// Name of a VPSie group, if one must be created for the class.
-    pub group_label: String,
+    /// Hostname of the VM, for [`Binding::ByName`](crate::fleet::Binding::ByName).
+    pub hostname: Option<Hostname>,
 }
 
 /// Failure of a call to VPSie.
@@ -67,6 +74,13 @@ pub enum BackendError {
         message: String,
         /// Wait that the API requests.
         retry_after: Option<RetryAfter>,
+    },
+    /// VPSie refused the deletion of a VM because of its password, and did nothing. The VM exists and is billed. A soon
+    /// repetition is refused, too.
+    #[error("VPSie refused the password of the VM: {message}")]
+    PasswordRefused {
+        /// Message of the API, and what to do.
+        message: String,
     },
     /// The reply was lost. VPSie may have executed the request.
     #[error("the outcome is unknown: {message}")]

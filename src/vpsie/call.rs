@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
 use super::limiter::Purpose;
@@ -18,6 +19,8 @@ pub(super) struct Call {
     /// Whether the call is idempotent, so that it may be repeated if its outcome is unknown.
     pub(super) repeatable: bool,
     pub(super) purpose: Purpose,
+    /// Whether its reply may have secrets. Errors then show no reply without JSON.
+    pub(super) reply_is_secret: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -25,13 +28,35 @@ pub(super) enum Body {
     Empty,
     Json(Value),
     Form(String),
+    Secret(SecretBody),
+}
+
+/// A JSON body with secrets. `Debug` shows neither.
+#[derive(Clone, Debug)]
+pub(super) struct SecretBody {
+    json: SecretString,
+    secrets: Vec<SecretString>,
 }
 
 impl Body {
+    /// A JSON body that contains these secrets. Errors do not show them.
+    pub(super) fn secret(json: &Value, secrets: Vec<SecretString>) -> Self {
+        Self::Secret(SecretBody { json: json.to_string().into(), secrets })
+    }
+
+    /// The secrets that errors must not show.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> {
+        let secrets = match self {
+            Self::Secret(body) => body.secrets.as_slice(),
+            Self::Empty | Self::Json(_) | Self::Form(_) => &[],
+        };
+        secrets.iter().map(SecretString::expose_secret)
+    }
+
     pub(super) fn content_type(&self) -> Option<&'static str> {
         match self {
             Self::Empty => None,
-            Self::Json(_) => Some("application/json"),
+            Self::Json(_) | Self::Secret(_) => Some("application/json"),
             Self::Form(_) => Some("application/x-www-form-urlencoded"),
         }
     }
@@ -41,6 +66,7 @@ impl Body {
             Self::Empty => Bytes::new(),
             Self::Json(value) => value.to_string().into(),
             Self::Form(form) => form.clone().into(),
+            Self::Secret(body) => body.json.expose_secret().to_owned().into(),
         }
     }
 }
@@ -54,6 +80,7 @@ impl Call {
             body: Body::Empty,
             repeatable: true,
             purpose: Purpose::Ordinary,
+            reply_is_secret: false,
         }
     }
 
@@ -61,8 +88,7 @@ impl Call {
         Self { method: Method::POST, body, ..Self::get(endpoint, path) }
     }
 
-    pub(super) fn delete(endpoint: &'static str, path: impl Into<String>, body: Value) -> Self {
-        let body = Body::Json(body);
+    pub(super) fn delete(endpoint: &'static str, path: impl Into<String>, body: Body) -> Self {
         Self { method: Method::DELETE, body, purpose: Purpose::Deletion, ..Self::get(endpoint, path) }
     }
 
@@ -74,6 +100,11 @@ impl Call {
     /// Marks the call as not repeatable.
     pub(super) fn without_repeats(self) -> Self {
         Self { repeatable: false, ..self }
+    }
+
+    /// Marks the reply as one that may have secrets.
+    pub(super) fn with_secret_reply(self) -> Self {
+        Self { reply_is_secret: true, ..self }
     }
 
     pub(super) fn with_purpose(self, purpose: Purpose) -> Self {
@@ -107,5 +138,13 @@ mod tests {
     #[test]
     fn an_argument_cannot_leave_its_segment() {
         assert_eq!(path("a/{}/b/{}", &["u-1", "../x?y"]), "a/u-1/b/%2E%2E%2Fx%3Fy");
+    }
+
+    #[test]
+    fn debug_shows_no_secret_body() {
+        let body = Body::secret(&serde_json::json!({"password": "hunter2"}), vec!["hunter2".into()]);
+        let call = Call::post("x", "x", body);
+        assert!(!format!("{call:?}").contains("hunter2"));
+        assert_eq!(call.body.bytes(), r#"{"password":"hunter2"}"#);
     }
 }

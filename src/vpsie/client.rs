@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
+use uuid::{Builder, Uuid};
 
 use super::auth::{Auth, Credentials};
 use super::base_url::BaseUrl;
@@ -156,7 +157,8 @@ impl Client {
             let (error, generation) = match self.0.auth.token(connection, stale, call.purpose, deadline).await
             {
                 Ok(token) => {
-                    let secrets = [token.secret.expose_secret().trim()];
+                    let token_text = token.secret.expose_secret().trim();
+                    let secrets: Vec<&str> = [token_text].into_iter().chain(call.body.secrets()).collect();
                     let sent =
                         connection.exchange(call, &token.base, Some(&token.secret), &secrets, deadline).await;
                     match sent {
@@ -206,6 +208,12 @@ impl Client {
     /// The cluster that the credentials must give access to.
     pub(super) fn cluster(&self) -> Option<ClusterId> {
         self.0.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A random UUID, for a request.
+    pub(super) fn random_uuid(&self) -> Uuid {
+        let bytes = self.0.jitter.lock().unwrap_or_else(PoisonError::into_inner).random();
+        Builder::from_random_bytes(bytes).into_uuid()
     }
 
     pub(super) fn lists(&self) -> &Lists {

@@ -15,7 +15,7 @@ use super::call::Call;
 use super::error::{ApiError, ErrorKind, clean_message};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
-use super::reply::Reply;
+use super::reply::{Reply, Shown};
 use super::transport::{Timeouts, Transport, TransportError};
 use crate::clock::Clock;
 use crate::retry_after::RetryAfter;
@@ -71,7 +71,10 @@ impl Connection {
         let reply =
             tokio::time::timeout(self.timeouts.request, self.transport.clone().oneshot(request)).await;
         let result = match reply {
-            Ok(Ok(reply)) => Reply::read(&reply, self.now(), secrets),
+            Ok(Ok(reply)) => {
+                let shown = if call.reply_is_secret { Shown::Nothing } else { Shown::Excerpt };
+                Reply::read(&reply, self.now(), secrets, shown)
+            }
             Ok(Err(error)) => {
                 let kind = match error {
                     TransportError::NotSent(_) => ErrorKind::NotSent,

@@ -152,7 +152,7 @@ impl Client {
             "identifier": vm,
             "deleteStatistic": {"reason": "other", "note": "no longer needed by the autoscaler"},
         });
-        let call = Call::delete("delete_worker", path(DELETE_WORKER, &[cluster.as_str()]), body);
+        let call = Call::delete("delete_worker", path(DELETE_WORKER, &[cluster.as_str()]), Body::Json(body));
         match self.send(&call).await {
             Ok(reply) => Ok(match reply.payload() {
                 Payload::False => DeletionReply::NotFound("not found".to_owned()),

@@ -31,6 +31,8 @@ pub(super) enum ErrorKind {
     NotFound,
     /// A parameter of the call is invalid.
     BadConfiguration,
+    /// VPSie refused the deletion of a VM because of its password. Only deletions of plain VMs have this error.
+    PasswordRefused,
     /// Refused with an unknown message.
     Refused,
     /// The reply is not from the VPSie API.
@@ -55,6 +57,7 @@ impl ErrorKind {
             Self::Shortage => "shortage",
             Self::NotFound => "not_found",
             Self::BadConfiguration => "bad_configuration",
+            Self::PasswordRefused => "password_refused",
             Self::Refused => "refused",
             Self::WrongServer => "wrong_server",
             Self::RateLimited => "rate_limited",
@@ -219,6 +222,7 @@ impl ApiError {
             ErrorKind::NotFound | ErrorKind::BadConfiguration => {
                 self.refused(FailureReason::InvalidConfiguration)
             }
+            ErrorKind::PasswordRefused => BackendError::PasswordRefused { message: self.message },
             ErrorKind::Refused => self.refused(FailureReason::Refused),
             ErrorKind::Unclear => BackendError::Unclear { message: self.message },
         }
@@ -235,6 +239,21 @@ impl ApiError {
 
 /// Maximum length of a message, characters (docs/reference/cluster-autoscaler.md#creation-errors).
 const LONGEST: usize = 200;
+
+/// Number of characters of a secret that hide the whole message. A reply may repeat a part of a request, and
+/// any part of a payload may be a credential.
+const REPEATED: usize = 16;
+
+/// Shown instead of a message that repeats a secret.
+const HIDDEN: &str = "(hidden: the reply repeats a secret of the request)";
+
+/// Returns true iff the message has a longer part of the secret, in any case and with any spaces.
+fn repeats(message: &str, secret: &str) -> bool {
+    let fold = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
+    let secret = fold(secret);
+    let message: Vec<char> = fold(message).chars().collect();
+    message.windows(REPEATED).any(|part| secret.contains(&part.iter().collect::<String>()))
+}
 
 /// The message of a reply for logs: one short line without tags, secrets and UUIDs.
 pub(super) fn clean_message(text: &str, secrets: &[&str]) -> String {
@@ -264,7 +283,12 @@ pub(super) fn clean_message(text: &str, secrets: &[&str]) -> String {
         }
     };
     let words: Vec<String> = plain.split_whitespace().map(known).collect();
-    words.join(" ").chars().take(LONGEST).collect()
+    // The end may be cut within a secret, so the check includes characters that are not shown.
+    let message: String = words.join(" ").chars().take(2 * LONGEST).collect();
+    if secrets.iter().any(|secret| repeats(&message, secret)) {
+        return HIDDEN.to_owned();
+    }
+    message.chars().take(LONGEST).collect()
 }
 
 /// `HTTP 502 Bad Gateway`.
@@ -361,6 +385,20 @@ mod tests {
     fn a_secret_is_not_half_shown_at_the_cut() {
         let text = format!("{} TOPSECRET", "x".repeat(LONGEST - 6));
         assert!(!clean_message(&text, &["TOPSECRET"]).contains("TOP"));
+    }
+
+    #[test]
+    fn a_message_that_repeats_a_part_of_a_payload_is_hidden() {
+        let payload = "#!/bin/bash\nexport TOKEN='abcdef.0123456789abcdef'\nkubeadm join";
+        for text in [
+            "invalid script: export TOKEN=&#39;abcdef.0123456789abcdef&#39;",
+            r##"bad {"scriptContent":"#!/bin/bash\nexport TOKEN='ABCDEF.0123456789A"##,
+            "unexpected 0123456789abcdef",
+        ] {
+            assert_eq!(clean_message(text, &[payload]), HIDDEN, "{text}");
+        }
+        let harmless = "Please select the right package for this OS";
+        assert_eq!(clean_message(harmless, &[payload]), harmless);
     }
 
     #[test]

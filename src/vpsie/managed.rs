@@ -20,7 +20,7 @@ use super::sizes::{Sizes, group_name};
 use super::wire::{Node, NodeRows};
 use crate::catalog::{Catalog, SizeId};
 use crate::fleet::{
-    Binding, ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeListing, NodeRole, Vm, VmId,
+    ClusterId, DeletableVm, FailureReason, Hostname, ListedNode, NodeListing, NodeRole, Vm, VmId,
 };
 use crate::retry_after::RetryAfter;
 
@@ -293,10 +293,6 @@ impl ManagedBackend {
 
 #[async_trait]
 impl Backend for ManagedBackend {
-    fn binding(&self) -> Binding {
-        Binding::ByDifference
-    }
-
     async fn catalog(&self) -> Result<Catalog, BackendError> {
         let datacenter = self.config()?.datacenter;
         let found = self.client.list_offers(&datacenter).await.map_err(ApiError::into_read_error)?;
@@ -333,9 +329,10 @@ impl Backend for ManagedBackend {
             addresses: node.addresses.into_iter().collect(),
             created_at: node.created_at,
             interruption: node.interruption,
+            pool: None,
         };
         let complete = memory.is_complete(&rows.nameless);
-        Ok(NodeListing { nodes: rows.nodes.into_iter().map(listed).collect(), complete })
+        Ok(NodeListing::of_nodes(rows.nodes.into_iter().map(listed).collect(), complete))
     }
 
     async fn count(&self) -> Result<Option<u32>, BackendError> {
@@ -345,7 +342,7 @@ impl Backend for ManagedBackend {
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
         let cluster = &self.config()?.cluster;
         let size = request.class.size;
-        let label = request.group_label.as_str();
+        let label = request.pool.node_group.as_str();
         let group = self.ensure_group(cluster, size, label).await?;
         let capacity_type = request.class.capacity_type;
         let Err(error) = self.client.add_worker(cluster, group, capacity_type).await else {

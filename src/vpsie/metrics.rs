@@ -21,6 +21,7 @@ pub struct Metrics {
     skipped_rows: Family<EndpointLabels, Counter>,
     missing_rows: Family<EndpointLabels, Gauge>,
     unidentified: Gauge,
+    password_refusals: Counter,
     rate_limit_wait: Counter<f64, AtomicU64>,
     breaker_open: Gauge,
 }
@@ -46,6 +47,7 @@ impl Default for Metrics {
             skipped_rows: Family::default(),
             missing_rows: Family::default(),
             unidentified: Gauge::default(),
+            password_refusals: Counter::default(),
             rate_limit_wait: Counter::default(),
             breaker_open: Gauge::default(),
         }
@@ -67,6 +69,8 @@ impl Metrics {
         registry.register("vpsie_api_missing_rows", help, None, &self.missing_rows);
         let help = "Workers without a confirmed UUID, which cannot be deleted";
         registry.register("vpsie_api_unidentified_workers", help, None, &self.unidentified);
+        let help = "Deletions of VMs that VPSie refused because of the password of the VM";
+        registry.register("vpsie_api_password_refusals", help, None, &self.password_refusals);
         let help = "Time that calls waited for the rate limit";
         registry.register("vpsie_api_rate_limit_wait", help, Some(Unit::Seconds), &self.rate_limit_wait);
         let help =
@@ -97,6 +101,10 @@ impl Metrics {
         self.unidentified.set(i64::try_from(workers).unwrap_or(i64::MAX));
     }
 
+    pub(super) fn count_password_refusal(&self) {
+        self.password_refusals.inc();
+    }
+
     pub(super) fn add_wait(&self, waited: Duration) {
         self.rate_limit_wait.inc_by(waited.as_secs_f64());
     }
@@ -120,6 +128,7 @@ mod tests {
         metrics.count_skipped_row("list_nodes");
         assert!(metrics.set_missing_rows("list_vms", 3) && !metrics.set_missing_rows("list_vms", 3));
         metrics.set_unidentified(2);
+        metrics.count_password_refusal();
         metrics.add_wait(Duration::from_secs(2));
         metrics.set_breaker_open(true);
         let text = registry.encode().unwrap();
@@ -130,6 +139,7 @@ mod tests {
             r#"vpsie_autoscaler_vpsie_api_skipped_rows_total{endpoint="list_nodes"} 1"#,
             r#"vpsie_autoscaler_vpsie_api_missing_rows{endpoint="list_vms"} 3"#,
             "vpsie_autoscaler_vpsie_api_unidentified_workers 2",
+            "vpsie_autoscaler_vpsie_api_password_refusals_total 1",
             "vpsie_autoscaler_vpsie_api_rate_limit_wait_seconds_total 2.0",
             "vpsie_autoscaler_vpsie_api_breaker_open 1",
         ] {

@@ -22,6 +22,7 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod vm;
 mod wire;
 
 pub use auth::Credentials;
@@ -33,4 +34,8 @@ pub use managed::ManagedBackend;
 pub use managed_config::{CommonField, ManagedConfig};
 pub use metrics::Metrics;
 pub use transport::{Timeouts, Transport, TransportError, https};
+pub use vm::{
+    DeletionKey, Delivery, Payload, PayloadError, PayloadSource, Script, Scripts, VmBackend, VmGroup,
+    VmNetwork, VmPlace, cluster_code,
+};
 pub use wire::{INTERRUPTION_FIELDS, InterruptionFields};

@@ -27,9 +27,23 @@ pub(super) enum Payload {
     List { rows: Vec<Value>, total: Option<u64> },
 }
 
+/// The part of a reply without JSON that its error shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Its first bytes.
+    Excerpt,
+    /// Nothing, because it may have secrets.
+    Nothing,
+}
+
 impl Reply {
     /// Reads a reply, and recognizes failures in all their forms. Error messages do not show `secrets`.
-    pub(super) fn read(reply: &Response<Bytes>, now: Timestamp, secrets: &[&str]) -> Result<Self, ApiError> {
+    pub(super) fn read(
+        reply: &Response<Bytes>,
+        now: Timestamp,
+        secrets: &[&str],
+        shown: Shown,
+    ) -> Result<Self, ApiError> {
         let status = reply.status();
         let body = reply.body();
         let parsed = match serde_json::from_slice::<Value>(body) {
@@ -38,7 +52,7 @@ impl Reply {
             _ => None,
         };
         let error = match parsed {
-            None => error_without_json(status, body, secrets),
+            None => error_without_json(status, body, secrets, shown),
             Some(value) => match find_failure(status, &value) {
                 None => return Ok(Self(value)),
                 Some((code, message)) => {
@@ -143,7 +157,7 @@ fn is_deliberate(root: &Value, message: &str) -> bool {
 /// Maximum bytes of a reply without JSON in an error message.
 const EXCERPT: usize = 512;
 
-fn error_without_json(status: StatusCode, body: &Bytes, secrets: &[&str]) -> ApiError {
+fn error_without_json(status: StatusCode, body: &Bytes, secrets: &[&str], shown: Shown) -> ApiError {
     let excerpt = String::from_utf8_lossy(&body[..body.len().min(EXCERPT)]);
     let kind = match status.as_u16() {
         // Another server replied with success. The API behind it may have executed the request.
@@ -156,7 +170,11 @@ fn error_without_json(status: StatusCode, body: &Bytes, secrets: &[&str]) -> Api
     } else {
         ""
     };
-    let message = format!("{} without JSON{advice}: {excerpt}", status_line(status));
+    let shown = match shown {
+        Shown::Excerpt => &*excerpt,
+        Shown::Nothing => "",
+    };
+    let message = format!("{} without JSON{advice}: {shown}", status_line(status));
     ApiError::new(kind, clean_message(&message, secrets).trim_end_matches([':', ' ']))
 }
 
@@ -166,7 +184,7 @@ mod tests {
 
     fn read(status: u16, body: &str) -> Result<Reply, ApiError> {
         let reply = Response::builder().status(status).body(Bytes::from(body.to_owned())).unwrap();
-        Reply::read(&reply, Timestamp::UNIX_EPOCH, &["s3cret"])
+        Reply::read(&reply, Timestamp::UNIX_EPOCH, &["s3cret"], Shown::Excerpt)
     }
 
     fn payload(body: &str) -> Payload {
@@ -275,5 +293,13 @@ mod tests {
     fn secrets_are_kept_out() {
         assert_eq!(read(400, r#"{"message":"bad s3cret"}"#).unwrap_err().message, "bad ***");
         assert!(!read(500, "dump: s3cret").unwrap_err().message.contains("s3cret"));
+    }
+    #[test]
+    fn a_reply_with_secrets_has_no_excerpt() {
+        let reply =
+            Response::builder().status(503).body(Bytes::from("out of stock, s3cret in a row")).unwrap();
+        let error = Reply::read(&reply, Timestamp::UNIX_EPOCH, &[], Shown::Nothing).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Shortage);
+        assert_eq!(error.message, "HTTP 503 Service Unavailable without JSON");
     }
 }

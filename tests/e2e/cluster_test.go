@@ -71,7 +71,7 @@ func machineDeleted(t *testing.T, d driver, recorded *recording) {
 	w.cluster.patch(t, objects+"/vpsienodes/"+second.Metadata.Name, object{"metadata": object{"finalizers": nil}})
 	unrecorded := time.Time{}
 	w.awaitGone(second, func() error {
-		records, err := w.records()
+		records, err := w.records(nil)
 		if err != nil {
 			return nil
 		}

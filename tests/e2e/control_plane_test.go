@@ -22,6 +22,8 @@ type controlPlane struct {
 	url       string
 	client    kubernetes.Interface
 	arguments []string // of kube-apiserver
+	// joinable lets machines join with bootstrap tokens.
+	joinable  bool
 	apiserver *process
 	served    time.Time // time since which it is ready
 }
@@ -30,11 +32,25 @@ type controlPlane struct {
 // may be empty.
 func startControlPlane(t testing.TB, dir, scheduler string) *controlPlane {
 	t.Helper()
+	return plane{scheduler: scheduler}.start(t, dir)
+}
+
+// plane is the configuration of a control plane.
+type plane struct {
+	// scheduler is added to the configuration of kube-scheduler.
+	scheduler string
+	// joinable lets machines join with bootstrap tokens, as kubeadm configures it.
+	joinable bool
+}
+
+// start starts all components.
+func (p plane) start(t testing.TB, dir string) *controlPlane {
+	t.Helper()
 	pki(t, dir)
 	etcd, peer, api := port(t), port(t), port(t)
 	in := func(name string) string { return filepath.Join(dir, name) }
 	url := func(scheme string, port int) string { return fmt.Sprintf("%s://127.0.0.1:%d", scheme, port) }
-	c := &controlPlane{dir: dir, url: url("https", api)}
+	c := &controlPlane{dir: dir, url: url("https", api), joinable: p.joinable}
 	c.admit(t, "admin", token)
 	write(t, in("tokens.csv"), []byte(token+",admin,admin,system:masters\n"))
 	write(t, in("audit.yaml"), []byte(audited))
@@ -46,12 +62,23 @@ func startControlPlane(t testing.TB, dir, scheduler string) *controlPlane {
 	c.arguments = []string{"--etcd-servers=" + url("http", etcd),
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", api),
 		"--tls-cert-file=" + in("server.crt"), "--tls-private-key-file=" + in("server.key"),
-		"--token-auth-file=" + in("tokens.csv"), "--authorization-mode=RBAC",
+		"--token-auth-file=" + in("tokens.csv"),
 		"--audit-policy-file=" + in("audit.yaml"), "--audit-log-path=" + in("audit.log"),
 		"--disable-admission-plugins=ServiceAccount", "--service-cluster-ip-range=10.0.0.0/24",
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + in("service-account.key"),
 		"--service-account-signing-key-file=" + in("service-account.key")}
+	controllers := "*,-node-ipam-controller,-node-route-controller,-service-lb-controller,-cloud-node-lifecycle-controller"
+	var signing []string
+	if p.joinable {
+		c.arguments = append(c.arguments, "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+			"--enable-bootstrap-token-auth", "--client-ca-file="+in("ca.crt"))
+		controllers += ",bootstrap-signer-controller,token-cleaner-controller"
+		signing = []string{"--cluster-signing-cert-file=" + in("ca.crt"), "--cluster-signing-key-file=" + in("ca.key"),
+			"--root-ca-file=" + in("ca.crt")}
+	} else {
+		c.arguments = append(c.arguments, "--authorization-mode=RBAC")
+	}
 	config, err := clientcmd.BuildConfigFromFlags("", c.kubeconfigOf("admin"))
 	if err != nil {
 		t.Fatal(err)
@@ -69,14 +96,13 @@ func startControlPlane(t testing.TB, dir, scheduler string) *controlPlane {
 	c.serve(t)
 
 	admin := "--kubeconfig=" + c.kubeconfigOf("admin")
-	write(t, in("scheduler.yaml"), fmt.Appendf(nil, scheduled, c.kubeconfigOf("admin"), scheduler))
+	write(t, in("scheduler.yaml"), fmt.Appendf(nil, scheduled, c.kubeconfigOf("admin"), p.scheduler))
 	start(t, dir, "kube-scheduler", tool("kube-scheduler"), "--config="+in("scheduler.yaml"),
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)), "--cert-dir="+in("scheduler"))
 	// A Node without heartbeats is not ready after 25 seconds, instead of 50.
-	start(t, dir, "kube-controller-manager", tool("kube-controller-manager"), admin,
+	start(t, dir, "kube-controller-manager", tool("kube-controller-manager"), append(signing, admin,
 		"--leader-elect=false", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)),
-		"--cert-dir="+in("controller-manager"), "--node-monitor-grace-period=25s",
-		"--controllers=*,-node-ipam-controller,-node-route-controller,-service-lb-controller,-cloud-node-lifecycle-controller")
+		"--cert-dir="+in("controller-manager"), "--node-monitor-grace-period=25s", "--controllers="+controllers)...)
 	stages, err := filepath.Abs("kwok.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -38,6 +38,7 @@ func (w *world) done(d driver, scenario string) {
 			}
 		}
 	}
+	looks -= int(w.vpsie.looks.Load())
 	made := w.countCreated()
 	line := fmt.Sprintf("%-26s %-19s %4.0f s  %5.1f RPCs a loop (%3d loops)  %4.1f API calls a node (%2d for %d nodes, and %d GETs)",
 		d.name, scenario, time.Since(w.began).Seconds(), float64(rpcs)/float64(max(len(runs), 1)), len(runs),

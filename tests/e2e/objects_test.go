@@ -80,16 +80,20 @@ func (c *controlPlane) prepare(t *testing.T, vpsie *simulator, nodeGroups ...obj
 func (c *controlPlane) permit(t *testing.T) {
 	t.Helper()
 	for _, file := range []string{"serviceaccount", "clusterrole", "clusterrolebinding", "role", "rolebinding"} {
-		given := documents(t, "../../deployments/base/"+file+".yaml")[0]
-		kind := given["kind"].(string)
-		where := "/apis/rbac.authorization.k8s.io/v1/"
-		if kind == "ServiceAccount" {
-			where = "/api/v1/"
+		c.apply(t, documents(t, "../../deployments/base/"+file+".yaml")[0])
+	}
+	if c.joinable {
+		files, err := filepath.Glob("../../deployments/components/self-managed/*.yaml")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("manifests of self-managed clusters: %v %v", files, err)
 		}
-		if in, ok := given["metadata"].(object)["namespace"]; ok {
-			where += "namespaces/" + in.(string) + "/"
+		for _, file := range files {
+			for _, given := range documents(t, file) {
+				if given["kind"] != "Component" && given["kind"] != "Kustomization" {
+					c.apply(t, given)
+				}
+			}
 		}
-		c.must(t, "POST", where+strings.ToLower(kind)+"s", given)
 	}
 	var issued struct{ Status struct{ Token string } }
 	request := c.must(t, "POST", "/api/v1/namespaces/"+namespace+"/serviceaccounts/vpsie-autoscaler/token", object{
@@ -103,6 +107,23 @@ func (c *controlPlane) permit(t *testing.T) {
 		t.Fatalf("no token for the service account: %v %v", err, request)
 	}
 	c.admit(t, "provider", issued.Status.Token)
+}
+
+// apply creates an object of a manifest.
+func (c *controlPlane) apply(t *testing.T, given object) {
+	t.Helper()
+	where := "/api/v1/"
+	if group := given["apiVersion"].(string); group != "v1" {
+		where = "/apis/" + group + "/"
+	}
+	if in, ok := given["metadata"].(object)["namespace"]; ok {
+		where += "namespaces/" + in.(string) + "/"
+	}
+	plural := strings.ToLower(given["kind"].(string)) + "s"
+	if before, found := strings.CutSuffix(plural, "ys"); found {
+		plural = before + "ies"
+	}
+	c.must(t, "POST", where+plural, given)
 }
 
 // documents returns the documents of a YAML file that are not empty.
@@ -202,7 +223,13 @@ func (c *controlPlane) awaitEvent(t *testing.T, kind, name, words string) {
 // awaitSeries waits for an event with this count in its series. A single event has the count 0.
 func (c *controlPlane) awaitSeries(t *testing.T, kind, name, words string, times int) {
 	t.Helper()
-	await(t, fmt.Sprintf("an event of %s %s has the text %q (count %d)", kind, name, words, times), 20*time.Second, func() error {
+	c.awaitEventWithin(t, kind, name, words, times, 20*time.Second)
+}
+
+// awaitEventWithin does the same with another deadline.
+func (c *controlPlane) awaitEventWithin(t *testing.T, kind, name, words string, times int, deadline time.Duration) {
+	t.Helper()
+	await(t, fmt.Sprintf("an event of %s %s has the text %q (count %d)", kind, name, words, times), deadline, func() error {
 		events, err := c.events()
 		if err != nil {
 			return err

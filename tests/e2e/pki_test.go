@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// pki writes ca.crt, server.crt and server.key (for 127.0.0.1 and localhost) and service-account.key.
+// pki writes ca.crt, ca.key, server.crt and server.key (for 127.0.0.1 and localhost) and service-account.key.
 func pki(t testing.TB, dir string) {
 	t.Helper()
 	authority := &x509.Certificate{
@@ -32,6 +32,7 @@ func pki(t testing.TB, dir string) {
 	authorityKey, serverKey, accountKey := key(t), key(t), key(t)
 	certificate(t, filepath.Join(dir, "ca.crt"), authority, authority, authorityKey, authorityKey)
 	certificate(t, filepath.Join(dir, "server.crt"), server, authority, serverKey, authorityKey)
+	private(t, filepath.Join(dir, "ca.key"), authorityKey)
 	private(t, filepath.Join(dir, "server.key"), serverKey)
 	private(t, filepath.Join(dir, "service-account.key"), accountKey)
 }

@@ -22,6 +22,9 @@ import (
 
 // rare are rights without a request in any scenario, by account, with the requests that need them.
 var rare = map[string]map[string]string{
+	"the provider": {
+		"patch secrets in kube-system": "five minutes after its creation, the token of a VM that has not joined is extended (E2E_LONG=1)",
+	},
 	"Cluster Autoscaler": {
 		"get nodes": "after a conflict with another write, Cluster Autoscaler reads the Node again before it taints it: " +
 			"utils/taints",

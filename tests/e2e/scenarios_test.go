@@ -49,6 +49,16 @@ var scenarios = []struct {
 	{"spot budget", spotBudget},
 	{"spot sources", spotSources},
 	{"spot taken over", spotTakenOver},
+	{"VMs join", machinesJoin},
+	{"VM requests killed", killedWhileRequesting},
+	{"VM requests unclear", requestsUnclear},
+	{"VM payloads bad", badPayloads},
+	{"VM payload never joins", payloadNeverJoins},
+	{"datacenters balanced", balancedDatacenters},
+	{"datacenters weighted", weightedDatacenters},
+	{"datacenters primary and backup", backupDatacenter},
+	{"datacenters silent", silentDatacenter},
+	{"datacenters minimum", datacenterMinimum},
 }
 
 const common = 3
@@ -69,6 +79,9 @@ func TestRealLoop(t *testing.T) {
 			}
 			for _, scenario := range chosen {
 				t.Run(scenario.name, func(t *testing.T) {
+					if strings.HasPrefix(scenario.name, "datacenters") && os.Getenv("E2E_DATACENTERS") == "" {
+						t.Skip("E2E_DATACENTERS is not set")
+					}
 					t.Parallel()
 					scenario.run(t, d, recorded)
 				})

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -18,6 +20,8 @@ type simulator struct {
 	arguments []string
 	dir       string
 	process   *process
+	// looks is the number of reads by the test itself.
+	looks atomic.Int64
 }
 
 type vm struct {
@@ -26,6 +30,23 @@ type vm struct {
 	Kind     string `json:"kind"`
 	Phase    string `json:"phase"`
 	Offer    string `json:"offer"`
+	// Datacenter, and the parts of plain VMs.
+	Datacenter string    `json:"datacenter"`
+	CreatedAt  time.Time `json:"createdAt"`
+	Plain      struct {
+		Request struct{ Notes string }
+		// Boot is the state of its join.
+		Boot struct{ State, Reason, Node string }
+	} `json:"plain"`
+	End struct {
+		GoneAt time.Time `json:"goneAt"`
+	} `json:"end"`
+}
+
+// ofProvider returns true iff the provider requested it.
+func (v vm) ofProvider() bool {
+	return v.Kind == "worker" || v.Kind == "plain" && strings.HasPrefix(v.Plain.Request.Notes, marker) &&
+		!strings.HasPrefix(v.Plain.Request.Notes, otherMarker)
 }
 
 type overview struct {
@@ -33,15 +54,15 @@ type overview struct {
 	Calls map[string]int `json:"calls"`
 }
 
-func startSimulator(t testing.TB, dir, kubeconfig, configuration string) *simulator {
+func startSimulator(t testing.TB, dir, kubeconfig, configuration string, arguments ...string) *simulator {
 	t.Helper()
 	config := filepath.Join(dir, "simulator.yaml")
 	write(t, config, []byte(configuration))
 	address := fmt.Sprintf("127.0.0.1:%d", port(t))
-	s := &simulator{url: "http://" + address, dir: dir, arguments: []string{
+	s := &simulator{url: "http://" + address, dir: dir, arguments: append([]string{
 		"simulator", "--listen=" + address, "--config=" + config, "--state=" + filepath.Join(dir, "simulator-state.json"),
 		"--kubeconfig=" + kubeconfig,
-	}}
+	}, arguments...)}
 	s.start(t)
 	return s
 }
@@ -68,7 +89,7 @@ func (s *simulator) workers() ([]vm, error) {
 	seen, err := s.overview()
 	var workers []vm
 	for _, machine := range seen.VMs {
-		if machine.Kind == "worker" {
+		if machine.ofProvider() {
 			workers = append(workers, machine)
 		}
 	}
@@ -83,16 +104,29 @@ func (s *simulator) must(t testing.TB, method, path string, body any) {
 }
 
 func (s *simulator) control(method, path string, body, into any) error {
+	return s.call(method, "/_simulator"+path, body, into)
+}
+
+// user sends a request to VPSie's API, as a user of the account does.
+func (s *simulator) user(method, path string, body, into any) error {
+	if method == http.MethodGet {
+		s.looks.Add(1)
+	}
+	return s.call(method, "/apps/v2"+path, body, into)
+}
+
+func (s *simulator) call(method, path string, body, into any) error {
 	var content bytes.Buffer
 	if body != nil {
 		if err := json.NewEncoder(&content).Encode(body); err != nil {
 			return err
 		}
 	}
-	request, err := http.NewRequest(method, s.url+"/_simulator"+path, &content)
+	request, err := http.NewRequest(method, s.url+path, &content)
 	if err != nil {
 		return err
 	}
+	request.Header.Set("Vpsie-Auth", "simulated-token")
 	request.Header.Set("Content-Type", "application/json")
 	client := http.Client{Timeout: 5 * time.Second}
 	response, err := client.Do(request)

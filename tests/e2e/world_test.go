@@ -35,6 +35,8 @@ type world struct {
 	began      time.Time
 	notes      []string
 	foreign    map[string]string
+	// witness has what a self-managed cluster and VPSie have shown; nil in other worlds.
+	witness *witness
 }
 
 var background = context.Background()
@@ -56,6 +58,8 @@ type setting struct {
 	vpsie string
 	// scheduler is added to the configuration of kube-scheduler.
 	scheduler string
+	// selfManaged has plain VMs that join by themselves, in place of a managed cluster.
+	selfManaged bool
 }
 
 func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups ...object) *world {
@@ -66,12 +70,24 @@ func newWorld(t *testing.T, d driver, recorded *recording, nodeGroups ...object)
 func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 	t.Helper()
 	dir := scratch(t)
-	w := &world{t: t, local: s.local, cluster: startControlPlane(t, dir, s.scheduler)}
+	w := &world{t: t, local: s.local, cluster: plane{scheduler: s.scheduler, joinable: s.selfManaged}.start(t, dir)}
 	admin := w.cluster.kubeconfigOf("admin")
 	if s.vpsie == "" {
 		s.vpsie = simulated
 	}
-	w.vpsie = startSimulator(t, dir, admin, s.vpsie)
+	var booting []string
+	if s.selfManaged {
+		booting = []string{"--boot-vms"}
+		s.provider = append(s.provider, "--backend=vm")
+		w.cluster.permitJoins(t)
+		for n, group := range s.nodeGroups {
+			s.nodeGroups[n] = w.cluster.withEndpoint(t, group)
+		}
+	}
+	w.vpsie = startSimulator(t, dir, admin, s.vpsie, booting...)
+	if s.selfManaged {
+		w.witness = startWitness(t, w.cluster, w.vpsie)
+	}
 	if s.local {
 		w.cluster.prepare(t, w.vpsie)
 		w.provider = startLocalProvider(t, w.cluster, w.vpsie, s.nodeGroups...)
@@ -294,11 +310,22 @@ func (w *world) checkSettled(running, waiting, size int) error {
 	for _, node := range nodes {
 		ids[node.Spec.ProviderID] = ready(node)
 	}
+	// Agents of k3s set an id of their own.
+	own := map[string]string{}
+	for _, node := range nodes {
+		if strings.HasPrefix(node.Spec.ProviderID, "k3s://") {
+			own[node.Name] = node.Spec.ProviderID
+		}
+	}
 	bought := map[string]bool{}
 	for _, machine := range machines {
-		bought["vpsie://"+machine.UUID] = machine.Phase == "running"
+		id, ok := own[machine.Hostname]
+		if !ok {
+			id = "vpsie://" + machine.UUID
+		}
+		bought[id] = machine.Phase == "running"
 	}
-	records, err := w.records()
+	records, err := w.records(own)
 	if err != nil {
 		return err
 	}
@@ -314,8 +341,9 @@ func (w *world) checkSettled(running, waiting, size int) error {
 	return w.checkStatuses(size)
 }
 
-// records returns whether each machine runs, by the id of its VM, or by its name without a VM.
-func (w *world) records() (map[string]bool, error) {
+// records returns whether each machine runs, by the id of its VM, or by its name without a VM. `own` has the ids that
+// Nodes have set themselves, by their names.
+func (w *world) records(own map[string]string) (map[string]bool, error) {
 	records, err := w.cluster.records()
 	if err != nil {
 		return nil, err
@@ -329,7 +357,11 @@ func (w *world) records() (map[string]bool, error) {
 		if id == "" {
 			id = record.Metadata.Name
 		}
-		found["vpsie://"+id] = record.Status.Phase == "Running"
+		id = "vpsie://" + id
+		if set, ok := own[record.Status.Hostname]; ok {
+			id = set
+		}
+		found[id] = record.Status.Phase == "Running"
 	}
 	return found, nil
 }
@@ -384,7 +416,7 @@ func (w *world) countCreated() int {
 	}
 	count := len(machines)
 	for _, machine := range gone {
-		if machine.Kind == "worker" {
+		if machine.ofProvider() {
 			count++
 		}
 	}

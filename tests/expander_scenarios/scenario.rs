@@ -169,6 +169,8 @@ impl Group {
             deletion: None,
             node: vpsie_autoscaler::fleet::DeclaredNode::default(),
             spot: None,
+            has_cloud_controller: false,
+            distribution: None,
         }
     }
 }

@@ -69,6 +69,8 @@ pub(crate) fn group() -> NodeGroup {
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     }
 }
 
@@ -93,7 +95,7 @@ pub(crate) fn run_fleet(mut fleet: Fleet, listings: &[NodeListing]) {
     check(&fleet);
     for minute in 0..12 {
         let now = NOW + Duration::from_mins(10 * minute);
-        let empty = NodeListing { nodes: Vec::new(), complete: true };
+        let empty = NodeListing::of_nodes(Vec::new(), true);
         let listing = listings.get(minute as usize % listings.len().max(1)).unwrap_or(&empty);
         fleet.observe(listing, now, &policy);
         fleet.adopt_workers(&listing.nodes, now, &mut names);

@@ -12,12 +12,18 @@ mod objects;
 mod records;
 mod replies;
 mod runner;
+mod vms;
 
 use runner::{Target, fuzz};
 
 #[test]
 fn replies_of_vpsie() {
     fuzz(&Target { name: "replies", seeds: replies::seeds, run: replies::run });
+}
+
+#[test]
+fn replies_about_plain_vms() {
+    fuzz(&Target { name: "vms", seeds: vms::seeds, run: vms::run });
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn check_records(objects: &[(String, Value)]) {
         return;
     }
     let records = records_of(&nodes, &maps);
-    let listing = NodeListing { nodes: listing(&records), complete: true };
+    let listing = NodeListing::of_nodes(listing(&records), true);
     run_fleet(Fleet::restore(vec![group()], records, FleetSettings::default()), &[listing]);
 }
 

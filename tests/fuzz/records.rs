@@ -62,6 +62,7 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
         addresses: vm.addresses.clone(),
         created_at: Timestamp::from_second(1).ok(),
         interruption: None,
+        pool: None,
     };
     let mut nodes: Vec<ListedNode> = records.machines.iter().filter_map(Machine::vm).map(listed).collect();
     if let Some(new) = nodes.first().cloned() {
@@ -72,8 +73,8 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
 
 pub(crate) fn run(input: &[u8]) {
     let records = read(input);
-    let whole = NodeListing { nodes: listing(&records), complete: true };
+    let whole = NodeListing::of_nodes(listing(&records), true);
     let without_last = whole.nodes.iter().rev().skip(1).cloned().collect();
-    let listings = [whole, NodeListing { nodes: without_last, complete: false }];
+    let listings = [whole, NodeListing::of_nodes(without_last, false)];
     run_fleet(Fleet::restore(vec![group()], records, FleetSettings::default()), &listings);
 }

@@ -97,7 +97,7 @@ fn reply(part: &[u8]) -> Result<Response<Bytes>, TransportError> {
 }
 
 /// Returns the replies in order, then the last one repeatedly. Records the bodies of deletions.
-fn transport(replies: &[&[u8]], deletions: &Arc<Mutex<Vec<String>>>) -> Transport {
+pub(crate) fn transport(replies: &[&[u8]], deletions: &Arc<Mutex<Vec<String>>>) -> Transport {
     let replies: Vec<Vec<u8>> = replies.iter().map(|part| part.to_vec()).collect();
     let replies = Arc::new(replies);
     let requests = Arc::new(AtomicUsize::new(0));
@@ -149,8 +149,9 @@ pub(crate) fn run(input: &[u8]) {
                 }
             }
             "create" => {
-                let class = "web/ams1/s/on-demand".parse::<PoolId>().unwrap().class(SizeId(2));
-                let request = CreateRequest { machine: "web-1".into(), class, group_label: "web".to_owned() };
+                let pool: PoolId = "web/ams1/s/on-demand".parse().unwrap();
+                let class = pool.class(SizeId(2));
+                let request = CreateRequest { machine: "web-1".into(), class, pool, hostname: None };
                 for _ in 0..3 {
                     check_retry_after(&backend.create(&request).await);
                 }
@@ -210,7 +211,7 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 /// Checks that a `Retry-After` is at most its maximum.
-fn check_retry_after<T>(result: &Result<T, BackendError>) {
+pub(crate) fn check_retry_after<T>(result: &Result<T, BackendError>) {
     if let Err(BackendError::Unavailable { retry_after: Some(wait), .. }) = result {
         assert!(wait.get() <= RetryAfter::MAX);
     }

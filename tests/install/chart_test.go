@@ -5,7 +5,7 @@ import (
 	"io"
 	"log"
 	"maps"
-	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -359,12 +359,16 @@ func TestMountedAndNamedObjectsExist(t *testing.T) {
 func TestNodeGroupsAreRenderedAndKept(t *testing.T) {
 	var given []any
 	want := map[string]any{}
-	files, err := os.ReadDir(root + "/deployments/samples")
+	files, err := filepath.Glob(root + "/deployments/samples/*.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range files {
-		sample := fromYAML(t, read(t, root+"/deployments/samples/"+file.Name()))
+	own, err := filepath.Glob(root + "/deployments/samples/*/*.yaml")
+	if err != nil || len(own) == 0 {
+		t.Fatal("no sample of a self-managed cluster: ", err)
+	}
+	for _, file := range append(files, own...) {
+		sample := fromYAML(t, read(t, file))
 		name := sample["metadata"].(map[string]any)["name"].(string)
 		spec := sample["spec"].(map[string]any)
 		want[name] = spec

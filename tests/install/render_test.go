@@ -66,8 +66,16 @@ func renderWith(t testing.TB, given values, cluster engine.ClientProvider) (rend
 
 func renderChart(t testing.TB, loaded *chart.Chart, given values, cluster engine.ClientProvider) (rendered, error) {
 	t.Helper()
+	return renderIn(t, namespace, loaded, given, cluster)
+}
+
+// renderIn renders a chart for a release in a namespace.
+func renderIn(
+	t testing.TB, in string, loaded *chart.Chart, given values, cluster engine.ClientProvider,
+) (rendered, error) {
+	t.Helper()
 	all, err := chartutil.ToRenderValues(loaded, given, chartutil.ReleaseOptions{
-		Name: release, Namespace: namespace, Revision: 1, IsInstall: true,
+		Name: release, Namespace: in, Revision: 1, IsInstall: true,
 	}, chartutil.DefaultCapabilities)
 	if err != nil {
 		return rendered{}, err

@@ -15,17 +15,18 @@ import (
 
 // Values that have an effect only with other values.
 var needs = map[string]string{
-	"provider.noticeWebhook.from":     "{provider: {noticeWebhook: {existingSecret: notices}}, networkPolicy: {enabled: true}}",
-	"networkPolicy.":                  "networkPolicy: {enabled: true}",
-	"prometheus.serviceMonitor.":      "prometheus: {serviceMonitor: {enabled: true}}",
-	"prometheus.podMonitor.":          "prometheus: {podMonitor: {enabled: true}}",
-	"prometheus.rule.":                "prometheus: {rule: {enabled: true}}",
-	"grafana.dashboards.":             "grafana: {dashboards: {enabled: true}}",
-	"priorityClass.value":             "priorityClass: {create: true}",
-	"tls.certManager.":                "tls: {mode: certManager}",
-	"tls.certManager.issuerRef.kind":  "tls: {mode: certManager, certManager: {issuerRef: {name: corporate}}}",
-	"tls.certManager.issuerRef.group": "tls: {mode: certManager, certManager: {issuerRef: {name: corporate}}}",
-	"tls.existing.":                   "tls: {mode: existing, existing: {serverSecret: s, clientSecret: c}}",
+	"provider.noticeWebhook.from":      "{provider: {noticeWebhook: {existingSecret: notices}}, networkPolicy: {enabled: true}}",
+	"provider.selfManaged.secretNames": "provider: {selfManaged: {enabled: true}}",
+	"networkPolicy.":                   "networkPolicy: {enabled: true}",
+	"prometheus.serviceMonitor.":       "prometheus: {serviceMonitor: {enabled: true}}",
+	"prometheus.podMonitor.":           "prometheus: {podMonitor: {enabled: true}}",
+	"prometheus.rule.":                 "prometheus: {rule: {enabled: true}}",
+	"grafana.dashboards.":              "grafana: {dashboards: {enabled: true}}",
+	"priorityClass.value":              "priorityClass: {create: true}",
+	"tls.certManager.":                 "tls: {mode: certManager}",
+	"tls.certManager.issuerRef.kind":   "tls: {mode: certManager, certManager: {issuerRef: {name: corporate}}}",
+	"tls.certManager.issuerRef.group":  "tls: {mode: certManager, certManager: {issuerRef: {name: corporate}}}",
+	"tls.existing.":                    "tls: {mode: existing, existing: {serverSecret: s, clientSecret: c}}",
 }
 
 // Candidates for another value: the first that the schema accepts.
@@ -165,6 +166,7 @@ var otherwise = map[string][]string{
 	"provider.spotInstances.gracePeriod":      {"--spot-grace-period"},
 	"provider.spotInstances.interruptionLoss": {"--spot-interruption-loss"},
 	"provider.spotInstances.deletePods":       {"--spot-delete-pods"},
+	"provider.selfManaged.enabled":            {"--backend"},
 	"provider.noticeWebhook.existingSecret":   {"--notice-webhook-key-file", "--notice-webhook-listen"},
 }
 

@@ -61,6 +61,8 @@ pub(crate) fn node_groups() -> Vec<NodeGroup> {
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     };
     vec![
         group(checks::POOLS[0].0, checks::POOLS[0].1, checks::MAXIMA[0].1),

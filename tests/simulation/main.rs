@@ -23,6 +23,7 @@ mod planted_state;
 mod process;
 mod records;
 mod replicas;
+mod self_managed;
 mod world;
 
 use std::collections::BTreeMap;

@@ -70,6 +70,8 @@ fn service_with(ignore_daemon_sets_utilization: Option<bool>) -> CloudProviderSe
         deletion: None,
         node: vpsie_autoscaler::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
         options: AutoscalingOptions {
             scale_down_unneeded_time: Some(Duration::from_secs(90)),
             ignore_daemon_sets_utilization,

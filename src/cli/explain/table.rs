@@ -69,6 +69,9 @@ fn format_terms(option: &RecordedOption, estimate: &CostEstimate) -> String {
     if !estimate.concentration.is_zero() {
         terms.push(format!("total includes {:.4} for concentration", estimate.concentration.0));
     }
+    if !estimate.placement.is_zero() {
+        terms.push(format!("total includes {:.4} for its datacenter", estimate.placement.0));
+    }
     terms.join("; ")
 }
 
@@ -98,6 +101,7 @@ mod tests {
                 nodes: rate(nodes),
                 replacements: 0,
                 concentration: UsdPerHour::ZERO,
+                placement: UsdPerHour::ZERO,
                 remaining: rate(remaining),
                 spare: rate(100),
                 total: rate(nodes + remaining - 100),
@@ -108,6 +112,7 @@ mod tests {
             nodes: rate(300),
             replacements: 1,
             concentration: rate(15),
+            placement: UsdPerHour::ZERO,
             remaining: rate(1370),
             spare: rate(100),
             total: rate(1585),

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -14,13 +16,14 @@ use super::components::{
     listen, serve_grpc, spawn, spawn_credentials, spawn_http, spawn_notice_webhook, spawn_vpsie,
     system_clock, unexpected_end,
 };
+use super::product::Product;
 use crate::clock::Clock;
 use crate::config::{ElectionArgs, Settings};
 use crate::control::{
     Drain, DrainMetrics, FleetConfig, FleetHandle, FleetWriter, InterruptionMetrics, Interruptions,
     ListingTrigger, NodeGroups, Nodes, NodesView, RecordsWatch, ServedCluster, fence_transport,
 };
-use crate::fleet::{ClusterId, Declaration};
+use crate::fleet::{Binding, ClusterId, Declaration};
 use crate::grpc::{ExpanderService, hand_over};
 use crate::kubernetes::{
     self, ElectionConfig, Elector, Events, KubernetesAccess, LeaderAddresses, Leadership, LossReason, Role,
@@ -28,7 +31,7 @@ use crate::kubernetes::{
 };
 use crate::store::{KubernetesStore, StoreError};
 use crate::telemetry::{Readiness, RepeatedWarning, Unready};
-use crate::vpsie::{Backend, Client, ManagedBackend, ManagedConfig};
+use crate::vpsie::{Client, ManagedConfig};
 
 /// Wait between attempts to read the records at start.
 const LOAD_RETRY_INTERVAL: Duration = Duration::from_secs(2);
@@ -144,27 +147,31 @@ pub(super) async fn run(
     let events = components.events.clone();
     let kube = Some(&components.client);
     spawn_credentials(&mut tasks, &settings.vpsie, &vpsie_client, kube, credentials, events, &shutdown)?;
-    let backend = Arc::new(ManagedBackend::new(vpsie_client, recorded.clone()));
+    let Some(product) = components.build_product(&settings, &handle, vpsie_client, recorded.clone()).await
+    else {
+        return release_lease(lease_task, over, Ok(()), None).await;
+    };
     if let Some(catalog) = handle.read(|fleet| fleet.records().catalog) {
-        backend.restore_offers(&catalog);
+        product.restore_offers(&catalog);
     }
     let (in_force, served) = watch::channel(ServedCluster::Unknown);
     let ready = wait_for_cluster(served.clone(), shutdown.clone()).boxed().shared();
-    let dyn_backend: Arc<dyn Backend> = Arc::clone(&backend) as _;
+    let backend = product.backend();
     let observers = VpsieObservers {
         metrics: catalog,
         events: components.events.clone(),
         nodes: Some(components.nodes.clone()),
     };
-    let listing_trigger =
-        spawn_vpsie(&mut tasks, &settings, &handle, &dyn_backend, observers, ready, &shutdown);
+    let listing_trigger = spawn_vpsie(&mut tasks, &settings, &handle, &backend, observers, ready, &shutdown);
+    let create_timeout = settings.timing.create_timeout;
+    product.spawn(&mut tasks, &handle, components.events.clone(), create_timeout, &shutdown);
     components.spawn_watches(
         &mut tasks,
         &handle,
         listing_trigger,
-        BindingReceivers { store, backend, recorded, in_force },
+        BindingReceivers { store, product, recorded, in_force },
     );
-    drop(dyn_backend);
+    drop(backend);
     let LeaderComponents { nodes, clock, .. } = &components;
     let webhook = settings.notice_webhook.as_ref();
     spawn_notice_webhook(&mut tasks, webhook, &handle, nodes, clock, &shutdown);
@@ -244,6 +251,46 @@ impl LeaderComponents {
         Some(LoadedRecords { store, writer, handle, recorded })
     }
 
+    /// The product of the settings. None if the process must end first.
+    async fn build_product(
+        &self,
+        settings: &Settings,
+        handle: &FleetHandle,
+        vpsie: Client,
+        recorded: Option<ManagedConfig>,
+    ) -> Option<Product> {
+        match settings.fleet.binding {
+            Binding::ByDifference => Some(Product::managed(vpsie, recorded)),
+            Binding::ByName => {
+                let uid = self.read_cluster_uid().await?;
+                let key = settings.vm_deletion_key.clone();
+                let (clock, namespace) = (&self.clock, &self.namespace);
+                let kube = &self.client;
+                Some(Product::self_managed(vpsie, key, &uid, handle, clock, kube, namespace))
+            }
+        }
+    }
+
+    /// The UID of the namespace `kube-system`, which identifies a self-managed cluster; with retries. None if the process
+    /// must end first.
+    async fn read_cluster_uid(&self) -> Option<String> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let mut warning = RepeatedWarning::new(LOAD_WARNING_INTERVAL);
+        loop {
+            let error = match self.run_while_leading(namespaces.get("kube-system")).await? {
+                Ok(namespace) => match namespace.metadata.uid {
+                    Some(uid) => return Some(uid),
+                    None => "the namespace kube-system has no UID".to_owned(),
+                },
+                Err(error) => error.to_string(),
+            };
+            if warning.is_due(&error) {
+                tracing::warn!(error, "cannot read the UID of the cluster; retrying");
+            }
+            self.run_while_leading(tokio::time::sleep(LOAD_RETRY_INTERVAL)).await?;
+        }
+    }
+
     async fn run_while_leading<T>(&self, operation: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -264,7 +311,7 @@ impl LeaderComponents {
         let client = &self.client;
         let namespace = &self.namespace;
         let shutdown = &self.shutdown;
-        let BindingReceivers { store, backend, recorded, in_force } = receivers;
+        let BindingReceivers { store, product, recorded, in_force } = receivers;
         let view = self.nodes.clone();
         let nodes = Nodes::new(handle.clone(), client.clone(), listing_trigger)
             .with_clock(Arc::clone(&self.clock))
@@ -278,17 +325,7 @@ impl LeaderComponents {
         let clock = Arc::clone(&self.clock);
         let metrics = self.interruptions.clone();
         let interruptions = Interruptions::new(handle.clone(), client.clone(), view.clone(), clock, metrics);
-        let on_cluster = move |served: &ServedCluster| {
-            if let ServedCluster::Cluster(config) = served {
-                tracing::info!(
-                    cluster = %config.cluster,
-                    datacenter = %config.datacenter,
-                    "cluster and datacenter set from the NodeGroups"
-                );
-                store.set_cluster(config.cluster.clone());
-                backend.set_config(config.clone());
-            }
-        };
+        let on_cluster = move |served: &ServedCluster| product.apply(served, &store);
         let clock = Arc::clone(&self.clock);
         let groups =
             NodeGroups::new(handle.clone(), clock, view, client.clone(), namespace, recorded, on_cluster)
@@ -305,7 +342,7 @@ impl LeaderComponents {
 /// The components that need the cluster of the NodeGroups.
 struct BindingReceivers {
     store: Arc<KubernetesStore>,
-    backend: Arc<ManagedBackend>,
+    product: Product,
     /// The cluster of the records.
     recorded: Option<ManagedConfig>,
     /// Set once the NodeGroups are applied. Requests to VPSie begin and gRPC opens only then.
@@ -397,7 +434,8 @@ fn readiness(stage: watch::Receiver<Stage>, is_on_standby: watch::Receiver<bool>
 
 /// Waits for the cluster of the NodeGroups. Returns false at shutdown.
 async fn wait_for_cluster(mut served: watch::Receiver<ServedCluster>, shutdown: CancellationToken) -> bool {
-    let cluster = served.wait_for(|served| matches!(served, ServedCluster::Cluster(_)));
+    let cluster =
+        served.wait_for(|served| matches!(served, ServedCluster::Managed(_) | ServedCluster::SelfManaged(_)));
     tokio::select! {
         biased;
         () = shutdown.cancelled() => false,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::components::ServeMetrics;
 use crate::config::CredentialSource;
 use crate::control::{FleetHandle, priced_fleet};
+use crate::fleet::{DatacenterStrategy, Distribution, Fleet};
 
 const HEAD: &str = "\
 # Metrics
@@ -27,7 +28,8 @@ const SERIES: &str = "
   `pool_price` (1) and the prices of its offer per core and per GiB (2); a test keeps them below 30. In addition,
   `machine_transitions` has one for each kind of change in the pool since the start of the process, by the phases before
   and after and by the reason of a failure (7).
-- Per NodeGroup and datacenter: 2. Per Node: 3, while VPSie lists its VM.
+- Per NodeGroup and datacenter: 2, and with several datacenters 5. Per datacenter of such NodeGroups: at most 7. Per Node:
+  3, while VPSie lists its VM.
 - All others have labels with a fixed set of values. Input from outside creates no values: calls of unknown methods count as
   `other`.
 ";
@@ -77,12 +79,27 @@ fn unit_in_help(help: &str) -> Option<String> {
     ["USD per hour", "USD per month"].into_iter().find(|unit| help.contains(unit)).map(str::to_owned)
 }
 
+/// A fleet with a NodeGroup in two datacenters.
+fn spread_fleet() -> Fleet {
+    let mut fleet = priced_fleet();
+    let mut group = fleet.node_group(&"web".into()).cloned().unwrap();
+    group.distribution = Some(Distribution {
+        datacenters: vec!["ams1".into(), "fra1".into()],
+        strategy: DatacenterStrategy::Balanced,
+        min_per_datacenter: 0,
+        max_skew: 2,
+        max_price_difference: 10,
+    });
+    fleet.declare(vec![group]);
+    fleet
+}
+
 /// All metrics of a process with this source of credentials: of a standby replica, and with a series of each.
 fn scrape_metrics(source: &CredentialSource) -> [BTreeMap<String, ScrapedMetric>; 2] {
     let metrics = ServeMetrics::new(source);
     let standby = metrics.registry.encode().unwrap();
     metrics.registry.begin();
-    assert!(metrics.fleet.set(FleetHandle::fixed(priced_fleet())).is_ok());
+    assert!(metrics.fleet.set(FleetHandle::fixed(spread_fleet())).is_ok());
     [standby, metrics.registry.encode().unwrap()].map(|text| parse_scrape(&text))
 }
 

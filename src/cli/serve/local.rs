@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use super::components::{
@@ -36,7 +37,11 @@ pub(super) async fn run(
     let http_address = http.local_addr()?;
 
     let clock = system_clock();
-    let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &manifests.managed.cluster).await?);
+    let managed = manifests
+        .managed
+        .as_ref()
+        .context("NodeGroups with selfManaged need --store=kubernetes and --backend=vm")?;
+    let store: Arc<dyn Store> = Arc::new(FileStore::open(data_file, &managed.cluster).await?);
     let ServeMetrics {
         registry,
         catalog,
@@ -57,7 +62,7 @@ pub(super) async fn run(
     drop(fleet.set(handle.clone()));
     let (transport, config) = build_transport(&settings.vpsie).await?;
     let vpsie = Client::new(config, transport, Arc::clone(&clock), vpsie);
-    let backend = ManagedBackend::new(vpsie.clone(), manifests.managed.clone());
+    let backend = ManagedBackend::new(vpsie.clone(), managed.clone());
     if let Some(catalog) = handle.read(|fleet| fleet.records().catalog) {
         backend.restore_offers(&catalog);
     }

@@ -5,6 +5,7 @@ mod components;
 #[cfg(test)]
 mod docs;
 mod local;
+mod product;
 
 use tokio_util::sync::CancellationToken;
 

@@ -2,10 +2,11 @@
 
 use rust_decimal::Decimal;
 
-use crate::catalog::{CapacityType, SizeId};
+use crate::catalog::{CapacityType, DatacenterId, SizeId};
 use crate::fleet::{
-    BreakerState, Cause, Change, DeletionReason, Failure, Fleet, Hostname, Machine, MachineId, Phase, PoolId,
-    RequestOutcome, SpotHistory, UnmanagedKind, UnmanagedNode, Vm, VmId,
+    BreakerState, Cause, Change, DatacenterHistory, DatacenterState, DeletionReason, Failure, Fleet,
+    Hostname, Machine, MachineId, OutageCause, Phase, PoolId, RequestOutcome, SpotHistory, UnmanagedKind,
+    UnmanagedNode, Vm, VmId,
 };
 
 macro_rules! kinds {
@@ -81,6 +82,12 @@ kinds! {
         together can add one machine",
     SpotBreakerClosed "spot_breaker_closed" "the circuit breaker of the spot pool closed: a machine of its class has run for 15 \
         minutes, and the pool can grow",
+    DatacenterBreakerOpened "datacenter_breaker_opened" "the circuit breaker of the datacenter opened: `reason` has the \
+        evidence; pools of the datacenter do not grow, and its VMs and Nodes are kept",
+    DatacenterBreakerHalfOpen "datacenter_breaker_half_open" "the circuit breaker of the datacenter is half-open: all pools \
+        of the datacenter together can add one machine",
+    DatacenterBreakerClosed "datacenter_breaker_closed" "the circuit breaker of the datacenter closed: the Node of a tried \
+        machine is Ready, the evidence has ended, or the failures were not those of the datacenter; its pools can grow",
     GrowthHalted "growth_halted" "the runaway guard halts growth; `halt` has the reason, `message` the remedy",
     GrowthResumed "growth_resumed" "the runaway guard allows growth again",
 }
@@ -94,6 +101,10 @@ pub(in crate::control) struct AuditEntry {
     pub(in crate::control) machine: Option<MachineId>,
     /// Its pool; for an orphan, the pool that it was requested for.
     pub(in crate::control) pool: Option<PoolId>,
+    /// The datacenter whose circuit breaker changed.
+    pub(in crate::control) datacenter: Option<DatacenterId>,
+    /// The outage that opened it.
+    pub(in crate::control) outage: Option<OutageCause>,
     /// Its size.
     pub(in crate::control) size: Option<SizeId>,
     /// The VM's hostname.
@@ -117,6 +128,8 @@ impl AuditEntry {
             kind,
             machine: None,
             pool: None,
+            datacenter: None,
+            outage: None,
             size: None,
             vm: None,
             vm_id: None,
@@ -144,6 +157,7 @@ pub(super) fn audit_entries(fleet: &Fleet, change: &Change, cause: Cause) -> Vec
         | Change::SaveRequestHistory(_)
         | Change::SaveCatalog(_) => Vec::new(),
         Change::SaveSpotHistory(history) => breaker_entries(fleet, history, cause),
+        Change::SaveDatacenterHistory(history) => datacenter_entries(fleet, history, cause),
     };
     for entry in &mut entries {
         let pool = entry.pool.as_ref().and_then(|pool| fleet.pool(&pool.to_string()));
@@ -171,6 +185,31 @@ fn breaker_entries(fleet: &Fleet, new: &SpotHistory, cause: Cause) -> Vec<AuditE
             size: pool.offer.size.known(),
             ..AuditEntry::for_cluster(kind, cause)
         });
+    }
+    entries
+}
+
+/// An entry for each NodeGroup that uses a datacenter whose circuit breaker changes its state.
+fn datacenter_entries(fleet: &Fleet, new: &DatacenterHistory, cause: Cause) -> Vec<AuditEntry> {
+    let mut entries = Vec::new();
+    for datacenter in fleet.watched_datacenters() {
+        let breaker = new.breaker(datacenter);
+        let kind = match breaker.state {
+            state if state.name() == fleet.datacenter_history().state(datacenter).name() => continue,
+            DatacenterState::Open { .. } => AuditAction::DatacenterBreakerOpened,
+            DatacenterState::HalfOpen { .. } => AuditAction::DatacenterBreakerHalfOpen,
+            DatacenterState::Closed { .. } => AuditAction::DatacenterBreakerClosed,
+        };
+        let outage =
+            breaker.last.map(|last| last.cause).filter(|_| kind != AuditAction::DatacenterBreakerClosed);
+        for pool in fleet.first_pools_in(datacenter) {
+            entries.push(AuditEntry {
+                pool: Some(pool.clone()),
+                datacenter: Some(datacenter.clone()),
+                outage,
+                ..AuditEntry::for_cluster(kind, cause)
+            });
+        }
     }
     entries
 }

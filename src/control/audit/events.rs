@@ -25,6 +25,9 @@ pub(super) fn event_type(kind: AuditAction) -> Option<(EventType, &'static str, 
         AuditAction::Interrupted => Some((Warning, "Interrupted", true)),
         AuditAction::SpotBreakerOpened => Some((Warning, "SpotBreakerOpened", true)),
         AuditAction::SpotBreakerClosed => Some((Normal, "SpotBreakerClosed", true)),
+        AuditAction::DatacenterBreakerOpened => Some((Warning, "DatacenterBreakerOpened", true)),
+        AuditAction::DatacenterBreakerHalfOpen => Some((Normal, "DatacenterBreakerHalfOpen", true)),
+        AuditAction::DatacenterBreakerClosed => Some((Normal, "DatacenterBreakerClosed", true)),
         AuditAction::Returned => Some((Warning, "VMReturned", true)),
         AuditAction::OrphanFound => Some((Warning, "OrphanFound", true)),
         AuditAction::UnexpectedFound => Some((Warning, "UnexpectedNode", true)),
@@ -59,7 +62,11 @@ pub(super) fn entry_events(entry: &AuditEntry) -> Vec<ObjectEvent> {
     if let Some(pool) = group {
         let on = Object::NodeGroup(pool.node_group.to_string());
         let node = |vm: &Hostname| Object::Node { name: vm.to_string(), uid: String::new() };
-        let event = ObjectEvent::new(on, kind, reason, format!("pool {pool}: {message}"));
+        let subject = match &entry.datacenter {
+            Some(datacenter) => format!("datacenter {datacenter}"),
+            None => format!("pool {pool}"),
+        };
+        let event = ObjectEvent::new(on, kind, reason, format!("{subject}: {message}"));
         let related = machine.clone().or_else(|| entry.vm.as_ref().map(node));
         events.push(ObjectEvent { related, ..event });
     }
@@ -114,6 +121,14 @@ fn message(entry: &AuditEntry) -> String {
         ),
         AuditAction::OrphanAdopted => format!("adopted the orphan {vm} as the VM of this machine"),
         AuditAction::WorkerAdopted => format!("adopted {vm}, which existed before"),
+        AuditAction::DatacenterBreakerOpened => {
+            let why = entry.outage.map_or_else(String::new, |outage| format!(": {outage}"));
+            format!("its circuit breaker opened{why}; its pools do not grow, and its VMs and Nodes are kept")
+        }
+        AuditAction::DatacenterBreakerHalfOpen => {
+            "its circuit breaker is half-open: its pools together can add one machine".to_owned()
+        }
+        AuditAction::DatacenterBreakerClosed => "its circuit breaker closed: its pools can grow".to_owned(),
         kind => kind.meaning().to_owned(),
     }
 }

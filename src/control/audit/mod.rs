@@ -33,6 +33,7 @@ pub struct AuditLog {
     refused_records: Family<RecordKind, Counter>,
     interruptions: Family<PoolLabel, Counter>,
     breaker_transitions: Family<BreakerTransition, Counter>,
+    outages: Family<OutageLabels, Counter>,
     notices: Family<SourceLabel, Counter>,
     events: Events,
 }
@@ -45,6 +46,7 @@ impl Default for AuditLog {
             refused_records: Family::default(),
             interruptions: Family::default(),
             breaker_transitions: Family::default(),
+            outages: Family::default(),
             notices: Family::default(),
             events: Events::default(),
         }
@@ -71,6 +73,12 @@ struct BreakerTransition {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutageLabels {
+    datacenter: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SourceLabel {
     source: &'static str,
 }
@@ -88,6 +96,8 @@ pub(super) struct ChangeReport {
     startup: Option<f64>,
     /// Sources that report the interruption of the machine since this change.
     notices: Vec<NoticeSource>,
+    /// Datacenters whose circuit breaker opened by this change.
+    outages: Vec<OutageLabels>,
 }
 
 impl AuditLog {
@@ -97,21 +107,23 @@ impl AuditLog {
     }
 
     /// Registers `machine_transitions_total{pool,from,to,reason}`, `machine_startup_duration_seconds`,
-    /// `refused_records_total{record}`, `spot_interruptions_total{pool}`, `spot_breaker_transitions_total{pool,to}` and
-    /// `interruption_notices_total{source}`.
+    /// `refused_records_total{record}`, `spot_interruptions_total{pool}`, `spot_breaker_transitions_total{pool,to}`,
+    /// `datacenter_breaker_opened_total{datacenter,reason}` and `interruption_notices_total{source}`.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Phase changes of machines; reason is the reason of a failure";
         registry.register("machine_transitions", help, None, &self.transitions);
         let help = "Time from the creation of a machine's record until the machine is Running";
         registry.register("machine_startup_duration", help, Some(Unit::Seconds), &self.startup);
         let help = "Writes of records that the API server refused, by kind of record: machine, node, size, \
-            request_history, spot_history, catalog; each write is retried";
+            request_history, spot_history, datacenter_history, catalog; each write is retried";
         registry.register("refused_records", help, None, &self.refused_records);
         let help = "Interruptions of spot machines";
         registry.register("spot_interruptions", help, None, &self.interruptions);
         let help = "State changes of the circuit breakers of spot pools, by new state: open (fallback to on demand), \
             half_open, closed (return to spot)";
         registry.register("spot_breaker_transitions", help, None, &self.breaker_transitions);
+        let help = "Openings of the circuit breaker of the datacenter, by reason";
+        registry.register("datacenter_breaker_opened", help, None, &self.outages);
         let help = "Interruption notices received, by source: node, vpsie (VPSie's listing), webhook";
         registry.register("interruption_notices", help, None, &self.notices);
     }
@@ -123,6 +135,7 @@ impl AuditLog {
             transition: transition(fleet, change),
             startup: startup(fleet, change),
             notices: new_notices(fleet, change),
+            outages: new_outages(fleet, change),
         }
     }
 
@@ -150,6 +163,9 @@ impl AuditLog {
         }
         for source in report.notices {
             self.notices.get_or_create(&SourceLabel { source: source.name() }).inc();
+        }
+        for outage in report.outages {
+            self.outages.get_or_create(&outage).inc();
         }
         for entry in report.entries {
             write_line(&entry);
@@ -246,11 +262,28 @@ fn new_notices(fleet: &Fleet, change: &Change) -> Vec<NoticeSource> {
     machine.notice.iter().flat_map(|notice| notice.deadlines.keys()).filter(is_new).copied().collect()
 }
 
+/// The outages that open a circuit breaker by the change.
+fn new_outages(fleet: &Fleet, change: &Change) -> Vec<OutageLabels> {
+    let Change::SaveDatacenterHistory(history) = change else { return Vec::new() };
+    let opened = history.datacenters().filter(|health| {
+        let before = fleet.datacenter_history().state(&health.datacenter);
+        health.breaker.state.name() == "open" && before.name() != "open"
+    });
+    let labels = opened.filter_map(|health| {
+        let reason = health.breaker.last?.cause.name();
+        Some(OutageLabels { datacenter: health.datacenter.to_string(), reason })
+    });
+    labels.collect()
+}
+
 /// Writes one line. Its fields are the schema in docs/operate/audit.md.
 pub(super) fn write_line(entry: &AuditEntry) {
     fn text(value: Option<&impl ToString>) -> String {
         value.map(ToString::to_string).unwrap_or_default()
     }
+    let failure = entry.failure.as_ref().map(|failure| (failure.reason.code(), failure.message.clone()));
+    let outage = entry.outage.map(|outage| (outage.name(), outage.to_string()));
+    let (reason, message) = failure.or(outage).unwrap_or_default();
     macro_rules! line {
         ($level:ident) => {
             tracing::event!(
@@ -261,13 +294,14 @@ pub(super) fn write_line(entry: &AuditEntry) {
                 nodegroup = text(entry.pool.as_ref().map(|pool| &pool.node_group)),
                 pool = text(entry.pool.as_ref()),
                 offer = text(entry.pool.as_ref().map(|pool| &pool.offer)),
+                datacenter = text(entry.datacenter.as_ref()),
                 size = text(entry.size.as_ref()),
                 vm = text(entry.vm.as_ref()),
                 vm_id = text(entry.vm_id.as_ref()),
                 by = entry.by.name(),
                 halt = entry.halt.unwrap_or_default(),
-                reason = entry.failure.as_ref().map_or("", |failure| failure.reason.code()),
-                message = entry.failure.as_ref().map_or("", |failure| failure.message.as_str()),
+                reason = reason,
+                message = message,
                 usd_per_hour = text(entry.usd_per_hour.as_ref()),
             )
         };

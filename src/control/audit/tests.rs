@@ -14,12 +14,13 @@ use crate::control::audit::entry::tests::{AuditedFleet, POOL};
 use crate::fleet::{Halt, Hostname, Vm};
 
 /// The fields of each line, in their order, and their meanings.
-const FIELDS: [(&str, &str); 13] = [
+const FIELDS: [(&str, &str); 14] = [
     ("action", "the action: one of the values below"),
     ("machine", "name of the machine and of its VPSieNode"),
     ("nodegroup", "its NodeGroup"),
     ("pool", "its pool; a pool is a node group of Cluster Autoscaler"),
     ("offer", "the offer of its VM, as in the NodeGroup"),
+    ("datacenter", "the datacenter whose circuit breaker changed its state"),
     ("size", "VPSie's `KubeSizeID`"),
     ("vm", "hostname of the VM and name of its Node"),
     ("vm_id", "the VM's UUID at VPSie"),
@@ -31,7 +32,11 @@ const FIELDS: [(&str, &str); 13] = [
         "halt",
         "reason for which the runaway guard halts growth: `TooManyVMs`, `UnexplainedNodes` or `DeletionsOverdue`",
     ),
-    ("reason", "reason of the failure: the `errorCode` that Cluster Autoscaler gets"),
+    (
+        "reason",
+        "reason of the failure: the `errorCode` that Cluster Autoscaler gets; for the circuit breaker of a datacenter, the \
+         evidence",
+    ),
     ("message", "message of the failure, in VPSie's words; for a halt, the remedy"),
     ("usd_per_hour", "list price of the machine"),
 ];
@@ -74,7 +79,7 @@ fn a_line_has_all_fields_also_without_values() {
         lines[0],
         json!({
             "level": "INFO", "target": AUDIT, "action": "recorded", "machine": "web-1", "nodegroup": "web",
-            "pool": POOL, "offer": "small", "size": "2", "vm": "", "vm_id": "", "by": "ClusterAutoscaler",
+            "pool": POOL, "offer": "small", "datacenter": "", "size": "2", "vm": "", "vm_id": "", "by": "ClusterAutoscaler",
             "halt": "", "reason": "", "message": "", "usd_per_hour": "0.0274",
         })
     );
@@ -169,6 +174,9 @@ fn page() -> String {
             (
                 AuditAction::OrphanFound
                 | AuditAction::UnexpectedFound
+                | AuditAction::DatacenterBreakerOpened
+                | AuditAction::DatacenterBreakerHalfOpen
+                | AuditAction::DatacenterBreakerClosed
                 | AuditAction::GrowthHalted
                 | AuditAction::GrowthResumed,
                 _,
@@ -188,11 +196,15 @@ fn page() -> String {
          | `SpotShareReached` | Warning | NodeGroup | a scale-up was refused: the share of spot machines would exceed `spotConfig.maxSpotPercentage` |\n\
          | `FallbackDisabled` | Warning | NodeGroup | a scale-up was refused: `spotConfig.fallbackToOnDemand` is false, and `maxSpotPercentage` requires no more on-demand machines |\n\
          | `NeededForSpotShare` | Warning | NodeGroup | a scale-down was refused: the share of spot machines would exceed `spotConfig.maxSpotPercentage` |\n\
+         | `DatacenterUnavailable` | Warning | NodeGroup | a scale-up was refused: the circuit breaker of the datacenter is open or half-open, its weight is 0, or it is a backup and the primary can grow |\n\
+         | `DatacenterMinimumReached` | Warning | NodeGroup | a scale-down was refused: `multiRegion.minNodesPerRegion` |\n\
          | `GrowthHalted` | Warning | NodeGroup | a scale-up was refused: the runaway guard halts growth |\n\
          | `VMLimitReached` | Warning | NodeGroup | a scale-up was refused: it would exceed the VM limit of the runaway guard; growth is not halted |\n\
          | `LimitsUnknown` | Warning | NodeGroup | a scale-up was refused: the limits of the AutoscalerConfig are unknown |\n\
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: the NodeGroup is invalid, unreadable or (being) deleted, or its offer was removed from it or from VPSie's catalog |\n\
+         | `ScalingMayStop` | Warning | NodeGroup | so many Nodes are not Ready that Cluster Autoscaler stops all scaling by default; only with several datacenters |\n\
+         | `PayloadNeverJoins` | Warning | NodeGroup | the last three machines of a self-managed NodeGroup never joined the cluster; no more are created until its payload changes |\n\
          | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refused the record of the machine; vpsie-autoscaler retries it |\n\
          | `ListedAsControlPlane` | Warning | NodeGroup, VPSieNode | VPSie lists the VM of the machine as control plane; it is neither drained nor deleted |\n\
          | `NotControlPlane` | Normal | NodeGroup, VPSieNode | VPSie no longer lists the VM of the machine as control plane |\n\n\

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::watched::Watched;
 use crate::api::{AutoscalerConfig, NodeGroup};
 use crate::cost::CostLimit;
-use crate::fleet::{Declaration, DeletionPolicy, SpotDefaults, names};
-use crate::validation::{CheckedNodeGroup, Problem, check_node_group};
+use crate::fleet::{Binding, Declaration, DeletionPolicy, NodeGroupName, SpotDefaults, names};
+use crate::validation::{CheckedNodeGroup, Problem, Product, SelfManagedGroup, check_node_group};
 use crate::vpsie::{CommonField, ManagedConfig};
 
 /// Declarations in force, and problems of NodeGroups.
@@ -57,13 +57,14 @@ struct ConfigLimits {
 
 impl Declarations {
     /// Returns the next declarations. `recorded` is the cluster of existing machines, which cannot change. `spot` applies
-    /// to NodeGroups that set nothing.
+    /// to NodeGroups that set nothing. NodeGroups of a product with another `binding` are refused.
     pub(super) fn next(
         &self,
         seen: &Watched<NodeGroup>,
         config: ObservedConfig<'_>,
         recorded: Option<&ManagedConfig>,
         spot: SpotDefaults,
+        binding: Binding,
     ) -> Self {
         let mut objects: Vec<&NodeGroup> = seen.objects.values().filter(|object| is_ours(object)).collect();
         objects.sort_by_key(|object| {
@@ -86,13 +87,15 @@ impl Declarations {
         }
         let is_named = |served: &&ManagedConfig| {
             let known = checked.iter().map(|(_, group)| group).chain(next.groups.values());
-            known.into_iter().any(|group| group.managed == **served)
+            known.into_iter().any(|group| group.product.managed() == Some(*served))
         };
         let kept = self.served.as_ref().filter(is_named);
-        next.served =
-            recorded.or(kept).cloned().or_else(|| checked.first().map(|(_, group)| group.managed.clone()));
+        next.served = recorded
+            .or(kept)
+            .cloned()
+            .or_else(|| checked.iter().find_map(|(_, group)| group.product.managed().cloned()));
         for (name, group) in checked {
-            match next.served.as_ref().and_then(|served| describe_difference(&group.managed, served)) {
+            match next.describe_difference(&group.product, binding) {
                 None => drop(next.groups.insert(name, group)),
                 Some(message) => next.refuse(name, false, message),
             }
@@ -116,6 +119,34 @@ impl Declarations {
 
     fn refuse(&mut self, name: String, unreadable: bool, message: String) {
         self.invalid.insert(name, InvalidGroup { unreadable, message, has_earlier: false });
+    }
+
+    /// Why a NodeGroup cannot be served with the others.
+    fn describe_difference(&self, product: &Product, binding: Binding) -> Option<String> {
+        match (product, binding) {
+            (Product::Managed(_), Binding::ByName) => Some(
+                "spec.resourceIdentifier: is for managed clusters, but this vpsie-autoscaler serves plain VMs \
+                 (--backend=vm): use spec.selfManaged, or --backend=managed"
+                    .to_owned(),
+            ),
+            (Product::SelfManaged(_), Binding::ByDifference) => Some(
+                "spec.selfManaged: is for plain VMs, but this vpsie-autoscaler serves a managed cluster \
+                 (--backend=managed): use spec.resourceIdentifier, or --backend=vm"
+                    .to_owned(),
+            ),
+            (Product::SelfManaged(_), Binding::ByName) => None,
+            (Product::Managed(managed), Binding::ByDifference) => {
+                self.served.as_ref().and_then(|served| describe_managed_difference(managed, served))
+            }
+        }
+    }
+
+    /// The plain VMs of the NodeGroups in force.
+    pub(super) fn self_managed(&self) -> BTreeMap<NodeGroupName, SelfManagedGroup> {
+        let own = |(name, checked): (&String, &CheckedNodeGroup)| {
+            Some((name.as_str().into(), checked.product.self_managed()?.clone()))
+        };
+        self.groups.iter().filter_map(own).collect()
     }
 
     /// The limits that the AutoscalerConfig sets, as one sentence.
@@ -167,8 +198,8 @@ fn is_managed(meta: &ObjectMeta) -> bool {
     labels.and_then(|labels| labels.get(names::MANAGED)).is_none_or(|managed| managed != "false")
 }
 
-/// Why the NodeGroup cannot be served with the others.
-fn describe_difference(managed: &ManagedConfig, others: &ManagedConfig) -> Option<String> {
+/// Why the NodeGroup cannot be served with the others of its managed cluster.
+fn describe_managed_difference(managed: &ManagedConfig, others: &ManagedConfig) -> Option<String> {
     let CommonField { path, reason, value } = managed.difference(others)?;
     let (actual, expected) = (value(managed), value(others));
     Some(format!("{path}: is {actual:?}, must be {expected:?} as for the other NodeGroups: {reason}"))
@@ -235,7 +266,8 @@ mod tests {
         recorded: Option<&ManagedConfig>,
     ) -> Declarations {
         let config = config.map_or(ObservedConfig::None, ObservedConfig::InForce);
-        declared.next(&seen(objects.iter().copied()), config, recorded, SpotDefaults::default())
+        let seen = seen(objects.iter().copied());
+        declared.next(&seen, config, recorded, SpotDefaults::default(), Binding::ByDifference)
     }
 
     fn max_of(declared: &Declarations, name: &str) -> u32 {
@@ -286,7 +318,13 @@ mod tests {
             let config = if config.is_null() { json!({}) } else { json!({ "spotConfig": config }) };
             let defaults = SpotDefaults { enabled, grace_period: hour };
             let group = object("a", &config);
-            let next = Declarations::default().next(&seen([&group]), ObservedConfig::None, None, defaults);
+            let next = Declarations::default().next(
+                &seen([&group]),
+                ObservedConfig::None,
+                None,
+                defaults,
+                Binding::ByDifference,
+            );
             let group = next.groups["a"].group.clone();
             let is_spot = |pool: &&crate::fleet::PoolId| pool.capacity_type == CapacityType::Spot;
             assert_eq!(group.spot.is_some(), group.pools.iter().any(|pool| is_spot(&pool)));
@@ -342,7 +380,8 @@ mod tests {
     #[test]
     fn limits_that_are_not_known_allow_nothing() {
         let unknown = ObservedConfig::Unknown("no reply");
-        let declared = Declarations::default().next(&seen([]), unknown, None, SpotDefaults::default());
+        let spot = SpotDefaults::default();
+        let declared = Declarations::default().next(&seen([]), unknown, None, spot, Binding::ByDifference);
         assert_eq!(declared.declaration().limits_unknown.as_deref(), Some("no reply"));
         let negative: AutoscalerConfig = serde_json::from_value(json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "AutoscalerConfig", "metadata": {"name": "default"},

@@ -1,6 +1,7 @@
 //! The loop over NodeGroups and the AutoscalerConfig: it puts changes in force and writes statuses.
 
 mod condition_fact;
+mod datacenter_status;
 mod declared;
 mod spot_status;
 mod status;
@@ -25,8 +26,9 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
 use crate::clock::Clock;
-use crate::fleet::{Cause, Fleet, Machine, Phase, RequestOutcome};
+use crate::fleet::{Binding, Cause, Machine, NodeGroupName, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
+use crate::validation::SelfManagedGroup;
 use crate::vpsie::ManagedConfig;
 use declared::{Declarations, ObservedConfig};
 use status::{status, unreadable};
@@ -71,8 +73,10 @@ pub enum ServedCluster {
     Unknown,
     /// There is no NodeGroup, and no machine.
     None,
-    /// This one.
-    Cluster(ManagedConfig),
+    /// This managed cluster.
+    Managed(ManagedConfig),
+    /// The self-managed cluster of the API server, with the plain VMs of each NodeGroup.
+    SelfManaged(Arc<BTreeMap<NodeGroupName, SelfManagedGroup>>),
 }
 
 impl NodeGroups {
@@ -150,8 +154,8 @@ impl NodeGroups {
     async fn declare(&mut self) -> Result<(), CommandError> {
         let machines = self.handle.read(|fleet| fleet.machines().next().is_some());
         let recorded = self.declared.served.as_ref().or(self.recorded.as_ref()).filter(|_| machines);
-        let spot = self.handle.read(Fleet::spot_defaults);
-        let next = self.declared.next(&self.seen, self.observed_config(), recorded, spot);
+        let (spot, binding) = self.handle.read(|fleet| (fleet.spot_defaults(), fleet.binding()));
+        let next = self.declared.next(&self.seen, self.observed_config(), recorded, spot, binding);
         for (name, invalid) in &next.invalid {
             if self.declared.invalid.get(name) != Some(invalid) {
                 tracing::warn!(
@@ -179,7 +183,11 @@ impl NodeGroups {
                 group.notes.iter().for_each(|note| tracing::warn!(nodegroup = name, "NodeGroup {note}"));
             }
         }
-        let served = next.served.clone().map_or(ServedCluster::None, ServedCluster::Cluster);
+        let served = match binding {
+            Binding::ByDifference => next.served.clone().map_or(ServedCluster::None, ServedCluster::Managed),
+            Binding::ByName if next.groups.is_empty() && !machines => ServedCluster::None,
+            Binding::ByName => ServedCluster::SelfManaged(Arc::new(next.self_managed())),
+        };
         if served != self.served {
             (self.on_cluster)(&served);
             self.served = served;

@@ -30,7 +30,7 @@ fn spot_pool(fleet: &Fleet, pool: &Pool) -> Option<SpotPool> {
 }
 
 /// `metav1.Time` has no fractions.
-fn next_whole_second(time: Timestamp) -> Timestamp {
+pub(super) fn next_whole_second(time: Timestamp) -> Timestamp {
     let second = time.as_second() + i64::from(time.subsec_nanosecond() > 0);
     Timestamp::from_second(second).unwrap_or(time)
 }

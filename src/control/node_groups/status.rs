@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::condition_fact::ConditionFact;
+use super::datacenter_status::{datacenter_status, datacenters_healthy};
 use super::declared::InvalidGroup;
 use super::spot_status::{spot_available, spot_status};
 use crate::api::{Condition, NodeGroup, NodeGroupCost, NodeGroupNode, NodeGroupPool, NodeGroupStatus};
@@ -53,6 +54,7 @@ pub(super) fn status(
         last_scale_down_time,
         cost: Some(cost(fleet, &pools)),
         spot: spot_status(fleet, name, &pools),
+        datacenters: datacenter_status(fleet, name, &machines, ready),
         observed_generation: object.metadata.generation,
     }
 }
@@ -138,9 +140,11 @@ impl Conditions<'_> {
 
     fn all(&self) -> Vec<ConditionFact> {
         let mut facts = vec![self.ready(), self.scaling(), self.error(), self.at_min(), self.at_max()];
+        facts.extend(self.payload_valid());
         facts.extend([self.growth_halted(), self.unexpected_nodes()]);
         if self.object.metadata.deletion_timestamp.is_none() {
             facts.extend(spot_available(self.fleet, self.name(), self.pools));
+            facts.extend(datacenters_healthy(self.fleet, self.name()));
         }
         facts.extend(self.deleting());
         facts
@@ -169,6 +173,16 @@ impl Conditions<'_> {
             some => format!("offers of the NodeGroup that VPSie's catalog lacks: {some}"),
         };
         fact(true, "Serving", message)
+    }
+
+    /// Whether its VMs can join the cluster. None for a managed cluster.
+    fn payload_valid(&self) -> Option<ConditionFact> {
+        self.object.spec.self_managed.as_ref()?;
+        let problem = self.fleet.payload_problem(&self.name().into());
+        let message =
+            problem.map(|why| format!("{why}; the NodeGroup adds no machines until that is corrected"));
+        let reason = if problem.is_some() { "PayloadInvalid" } else { "Rendered" };
+        Some(ConditionFact::new("PayloadValid", problem.is_none(), reason, message.unwrap_or_default()))
     }
 
     fn scaling(&self) -> ConditionFact {
@@ -314,7 +328,7 @@ mod tests {
             size: SizeId(2),
             created_at: time(),
             phase,
-            requests: vec![VmRequest { at: time(), outcome: RequestOutcome::Lost }],
+            requests: vec![VmRequest { at: time(), outcome: RequestOutcome::Lost, hostname: None }],
             notice: None,
             replaces: None,
         }

@@ -209,6 +209,10 @@ fn machine_action(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
     }
     // Until the VM's UUID is known, the Node has no providerID, and Cluster Autoscaler does not count it.
     let Some(vm) = machine.vm().filter(|vm| vm.node_id().is_some()) else { return NodeAction::None };
+    // Its cloud controller has not set the providerID yet.
+    if provider_id(node).is_none() {
+        return NodeAction::None;
+    }
     // Cluster Autoscaler can take over a replacement until its Node takes pods.
     let is_awaited = machine.replaces.is_some() && !is_ready(node);
     if matches!(machine.phase, Phase::Creating { .. }) && !is_awaited {
@@ -224,11 +228,22 @@ fn is_over(history: &History, node: &Node, unmanaged: &UnmanagedNode) -> bool {
     let UnmanagedKind::Gone { deletion_accepted, machine, .. } = &unmanaged.kind else { return false };
     match (provider_id(node), &unmanaged.id) {
         (Some(found), Some(id)) if found == id.provider_id() => *deletion_accepted || !is_ready(node),
+        // No other VM ever has the hostname of a request. Another controller set the providerID.
+        (Some(found), _) if !found.starts_with(PROVIDER_ID_PREFIX) && is_of_request(unmanaged, machine) => {
+            *deletion_accepted || !is_ready(node)
+        }
         _ if history.was_matched(node, machine) => !is_ready(node),
         (Some(_), Some(_)) => false,
         (Some(found), None) if !found.starts_with(PROVIDER_ID_PREFIX) => false,
         _ => is_stale(node, history.compare_to_end(node, &unmanaged.hostname)),
     }
+}
+
+/// Whether vpsie-autoscaler chose the hostname: `<machine>-<number of the request>`.
+fn is_of_request(unmanaged: &UnmanagedNode, machine: &MachineId) -> bool {
+    let rest = unmanaged.hostname.as_str().strip_prefix(machine.as_str());
+    let number = rest.and_then(|rest| rest.strip_prefix('-'));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// Whether it may be the Node of a VM that was requested and is not listed yet.

@@ -9,6 +9,7 @@ mod identity;
 mod notices;
 mod patch;
 mod samples;
+mod unready;
 mod view;
 
 use std::cmp::Ordering;
@@ -63,6 +64,8 @@ pub struct Nodes {
     /// UIDs of Nodes that were reported already.
     reported: BTreeSet<String>,
     stability: StableNodes,
+    /// Whether so many Nodes are not Ready that Cluster Autoscaler stops by default.
+    stops_scaling: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -81,6 +84,7 @@ impl Nodes {
             events: Events::none(),
             reported: BTreeSet::new(),
             stability: StableNodes::default(),
+            stops_scaling: false,
             clock: Arc::new(SystemClock),
         }
     }
@@ -218,6 +222,7 @@ impl Nodes {
             self.reconcile(name).await;
         }
         self.view.set_compared(deleting);
+        self.note_unready().await;
     }
 
     /// Patches all Nodes that need it, [`MAX_PATCHES`] at a time, so that one slow reply does not delay other cordons.

@@ -176,7 +176,9 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
         .collect();
     let annotation = node.metadata.annotations.as_ref().and_then(|all| all.get(names::POOL));
     let first = annotation != Some(&text);
-    let id = machine.vm().and_then(Vm::node_id).filter(|_| provider_id(node).is_none());
+    let has_cloud_controller = group.is_some_and(|group| group.has_cloud_controller);
+    let id = machine.vm().and_then(Vm::node_id);
+    let id = id.filter(|_| provider_id(node).is_none() && !has_cloud_controller);
     if id.is_none() && !first && missing.is_empty() {
         return None;
     }

@@ -90,6 +90,14 @@ impl NodesView {
         self.node_of(machine).is_some_and(|node| node.ready)
     }
 
+    /// Number of Nodes that are not Ready, and of all Nodes.
+    pub(super) fn count_unready(&self) -> (usize, usize) {
+        self.read(|index| {
+            let unready = index.by_name.values().filter(|node| !node.ready).count();
+            (unready, index.by_name.len())
+        })
+    }
+
     /// The Nodes that are annotated as added by hand.
     pub fn added_by_hand(&self) -> BTreeSet<Hostname> {
         let by_hand = |index: &NodeIndex| {
@@ -257,6 +265,7 @@ mod tests {
             state: VmState::Running,
             created_at: None,
             interruption: None,
+            pool: None,
         };
         assert!(!view.identifies(&listed), "it has no Node");
         for (ready, provider_id, want) in [

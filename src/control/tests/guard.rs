@@ -14,10 +14,6 @@ impl Backend for Misread {
         self.0.catalog().await
     }
 
-    fn binding(&self) -> crate::fleet::Binding {
-        self.0.binding()
-    }
-
     async fn list(&self) -> Result<NodeListing, BackendError> {
         let mut listing = self.0.list().await?;
         for node in listing.nodes.iter_mut().filter(|node| node.hostname.as_str() != "slave-999") {

@@ -53,7 +53,7 @@ impl Cluster {
             let policy = Policy { running_when_listed: false, ..Policy::default() };
             let mut changes = fleet.observe(&listing(&[]), now, &policy);
             let mut machine = fleet.machines().next().unwrap().clone();
-            machine.requests = vec![VmRequest { at: now, outcome: RequestOutcome::Accepted }];
+            machine.requests = vec![VmRequest { at: now, outcome: RequestOutcome::Accepted, hostname: None }];
             machine.phase = Phase::Creating { vm: None, since: now };
             fleet.apply(&Change::SaveMachine(machine.clone()));
             changes.push(Change::SaveMachine(machine));

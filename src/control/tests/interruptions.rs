@@ -35,7 +35,7 @@ impl Cluster {
         let machine = replacement.clone();
         let vm = running(n).vm().cloned().unwrap();
         let created = self.handle.update(Cause::VPSieReply, move |fleet, now, _| {
-            let listing = NodeListing { nodes: Vec::new(), complete: true };
+            let listing = NodeListing::of_nodes(Vec::new(), true);
             let mut changes = fleet.observe(&listing, now, &Policy::default());
             changes.extend(fleet.record_requests(std::slice::from_ref(&machine), now));
             changes.extend(fleet.record_outcome(

@@ -31,8 +31,8 @@ use super::*;
 use crate::catalog::{CapacityType, Catalog, Offer, Resources, SizeId};
 use crate::clock::Clock;
 use crate::fleet::{
-    AutoscalingOptions, Binding, Change, FailureReason, FleetSettings, ListedNode, NodeGroup, NodeListing,
-    NodeRef, NodeRole, Phase, Policy, Records, Refusal, Vm, VmState,
+    AutoscalingOptions, Change, FailureReason, FleetSettings, ListedNode, NodeGroup, NodeListing, NodeRef,
+    NodeRole, Phase, Policy, Records, Refusal, Vm, VmState,
 };
 use crate::store::{MemoryStore, Store, StoreError};
 use crate::vpsie::{Backend, BackendError, CreateRequest};
@@ -141,14 +141,10 @@ impl Backend for Scripted {
         self.play(reply, |state| state.catalog.clone().unwrap_or_else(catalog)).await
     }
 
-    fn binding(&self) -> Binding {
-        Binding::ByDifference
-    }
-
     async fn list(&self) -> Result<NodeListing, BackendError> {
         self.note("list".to_owned());
         let reply = self.state().listings.unwrap_or(Reply::Done);
-        self.play(reply, |state| NodeListing { nodes: state.nodes.clone(), complete: !state.is_cut }).await
+        self.play(reply, |state| NodeListing::of_nodes(state.nodes.clone(), !state.is_cut)).await
     }
 
     async fn create(&self, request: &CreateRequest) -> Result<Option<Vm>, BackendError> {
@@ -173,7 +169,7 @@ impl Backend for Scripted {
 
 /// A complete listing.
 fn listing(nodes: &[ListedNode]) -> NodeListing {
-    NodeListing { nodes: nodes.to_vec(), complete: true }
+    NodeListing::of_nodes(nodes.to_vec(), true)
 }
 
 fn node(n: u32, size: SizeId) -> ListedNode {
@@ -189,6 +185,7 @@ fn node(n: u32, size: SizeId) -> ListedNode {
         state: VmState::Running,
         created_at: None,
         interruption: None,
+        pool: None,
     }
 }
 
@@ -226,6 +223,8 @@ fn group() -> NodeGroup {
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     }
 }
 

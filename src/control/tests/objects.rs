@@ -47,7 +47,7 @@ impl Cluster {
         let view = NodesView::default();
         let (sender, served) = tokio::sync::watch::channel(ServedCluster::Unknown);
         let on_cluster = move |served: &ServedCluster| {
-            if let ServedCluster::Cluster(config) = served {
+            if let ServedCluster::Managed(config) = served {
                 seen_clusters.lock().unwrap().push(config.cluster.clone());
             }
         };
@@ -188,7 +188,7 @@ async fn the_cluster_is_published_once_its_node_groups_are_in_force() {
     // The records are being written when the NodeGroups are read.
     let written = tokio::spawn(async move { handle.update(Cause::NodeGroupDeleted, retire).await });
     tokio::task::yield_now().await;
-    let is_known = |served: &ServedCluster| matches!(served, ServedCluster::Cluster(_));
+    let is_known = |served: &ServedCluster| matches!(served, ServedCluster::Managed(_));
     tokio::time::timeout(Duration::from_mins(2), cluster.served.wait_for(is_known)).await.unwrap().unwrap();
     assert_eq!((cluster.max(SMALL), cluster.max(LARGE)), (Some(7), Some(6)));
     written.await.unwrap().unwrap();

@@ -110,6 +110,7 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
         addresses: Vec::new(),
         created_at: None,
         interruption: None,
+        pool: None,
     }
 }
 
@@ -121,7 +122,7 @@ fn decision(
         WriterStep::Increase(pool) => fleet.increase(POOLS[pool], 2, now, names),
         WriterStep::List { workers, sizes } => {
             let nodes = (0..workers).map(|n| listed(n, sizes)).collect();
-            Ok(fleet.observe(&NodeListing { nodes, complete: true }, now, &policy))
+            Ok(fleet.observe(&NodeListing::of_nodes(nodes, true), now, &policy))
         }
         WriterStep::PassTime => Ok(fleet.apply_deadlines(now, &policy, names)),
         WriterStep::Request => {

@@ -1,17 +1,20 @@
-//! Binding by identity: the reply to a creation identifies the VM, or the VM has the name of its machine.
+//! Binding by identity: the reply to a creation identifies the VM, or the VM has the hostname of its request.
 
 use jiff::Timestamp;
 
 use super::open_requests::OpenRequests;
-use crate::fleet::ids::MachineId;
+use crate::catalog::{DatacenterId, MachineClass};
+use crate::fleet::ids::Hostname;
 use crate::fleet::listing::{ListedNode, NodeRole};
-use crate::fleet::machine::{Machine, Vm};
+use crate::fleet::machine::{Machine, RequestOutcome, Vm};
 use crate::fleet::policy::Policy;
-use crate::fleet::record::Change;
+use crate::fleet::record::{Change, UnmanagedKind};
 use crate::fleet::state::Fleet;
 
 impl Fleet {
-    /// Binds each new node to the machine of its name. Other nodes are foreign.
+    /// Binds each new node to the open request with its hostname. A node with the owner marker and no open request is an
+    /// orphan: its request was given up, so its VM cannot join. A node without the marker is foreign, or pending: VPSie
+    /// shows neither marker nor UUID of a pending VM.
     pub(super) fn bind_by_name(
         &mut self,
         changes: &mut Vec<Change>,
@@ -20,17 +23,69 @@ impl Fleet {
         policy: &Policy,
     ) {
         for node in new_nodes {
-            let id = MachineId::new(node.hostname.as_str());
-            let named = self.machine(&id).filter(|machine| machine.vm().is_none()).cloned();
-            match named.filter(|machine| node.role == NodeRole::Worker && node.can_be(&machine.class())) {
-                Some(mut machine) => {
-                    // Its requests cannot create another VM.
-                    machine.requests.clear();
-                    self.bind_node(changes, machine, node, None, now, policy);
+            if self.machine_by_hostname(&node.hostname).is_some() {
+                self.note_duplicate(changes, node, now);
+                continue;
+            }
+            match self.find_request(node) {
+                Some((mut machine, at)) => {
+                    let request = machine.requests.remove(at);
+                    let request = machine.request_ref(&request);
+                    self.bind_node(changes, machine, node, Some(request), now, policy);
                 }
-                None => self.note_foreign(changes, node, now, &OpenRequests::new()),
+                None => match &node.pool {
+                    Some(pool) => {
+                        let size = self.pool(&pool.to_string()).map(|pool| pool.offer.size);
+                        let kind = UnmanagedKind::Orphan { pool: pool.clone(), size: size.or(node.size) };
+                        self.save_unmanaged(changes, node, now, kind);
+                    }
+                    None if is_pending(node) => {}
+                    None => self.note_foreign(changes, node, now, &OpenRequests::new()),
+                },
             }
         }
+    }
+
+    /// Records a VM of the cluster as an orphan under a name of its own: the machine of its hostname has another
+    /// VM, and keeps the Node of that name.
+    fn note_duplicate(&mut self, changes: &mut Vec<Change>, node: &ListedNode, now: Timestamp) {
+        let (Some(pool), Some(id)) = (&node.pool, &node.id) else { return };
+        let hostname = node.hostname.duplicate(id);
+        let known = self.unmanaged.get(&hostname);
+        if known.is_some_and(|known| matches!(known.kind, UnmanagedKind::Orphan { .. })) {
+            return;
+        }
+        let size = self.pool(&pool.to_string()).map(|pool| pool.offer.size);
+        let kind = UnmanagedKind::Orphan { pool: pool.clone(), size: size.or(node.size) };
+        self.save_unmanaged(changes, &ListedNode { hostname, ..(*node).clone() }, now, kind);
+    }
+
+    /// The open request of a machine without a VM that the node is the result of.
+    fn find_request(&self, node: &ListedNode) -> Option<(Machine, usize)> {
+        if node.role != NodeRole::Worker {
+            return None;
+        }
+        let (machine, _) = node.hostname.as_str().rsplit_once('-')?;
+        let machine = self.machines.get(machine).filter(|machine| machine.vm().is_none())?;
+        let is_its = match &node.pool {
+            // VPSie may write the parts of the class in another form than the NodeGroup.
+            Some(pool) => *pool == machine.pool,
+            None => can_be(node, &machine.class()),
+        };
+        let at = machine.requests.iter().position(|request| {
+            request.hostname.as_ref() == Some(&node.hostname) && request.outcome != RequestOutcome::Lost
+        })?;
+        is_its.then(|| (machine.clone(), at))
+    }
+
+    /// Hostnames of the requests whose VM may still join, with the VMs whose Node has not registered.
+    pub fn joining_hostnames(&self) -> impl Iterator<Item = (&Machine, &Hostname)> {
+        self.machines.values().filter(|machine| machine.counts()).flat_map(|machine| {
+            let open = machine.requests.iter().filter(|request| request.outcome != RequestOutcome::Lost);
+            let requested = open.filter_map(|request| request.hostname.as_ref());
+            let created = machine.joining_vm().map(|vm| &vm.hostname);
+            requested.chain(created).map(move |hostname| (machine, hostname))
+        })
     }
 
     /// Binds the VM that VPSie's reply to a request identifies. A listing may have shown it before the reply.
@@ -47,4 +102,17 @@ impl Fleet {
         self.drop_unmanaged(changes, &vm.hostname);
         self.bind_vm(changes, machine, vm, false, now);
     }
+}
+
+/// Whether a pending VM can be of this class. VPSie may write the datacenter in another case.
+fn can_be(node: &ListedNode, class: &MachineClass) -> bool {
+    let is_same = |shown: &DatacenterId| shown.as_str().eq_ignore_ascii_case(class.datacenter.as_str());
+    let shown = node.datacenter.as_ref();
+    let datacenter = shown.map(|shown| if is_same(shown) { class.datacenter.clone() } else { shown.clone() });
+    ListedNode { datacenter, ..node.clone() }.can_be(class)
+}
+
+/// Whether VPSie shows the VM as pending only: without a UUID.
+fn is_pending(node: &ListedNode) -> bool {
+    node.role == NodeRole::Worker && node.id.is_none()
 }

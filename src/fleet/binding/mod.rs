@@ -23,7 +23,7 @@ impl Fleet {
     ) {
         let first_listed = &self.transient.first_listed;
         new_nodes.sort_by_key(|node| (first_listed.get(&node.hostname), node.created_at, &node.hostname));
-        match policy.binding {
+        match self.settings.binding {
             Binding::ByDifference => self.bind_by_difference(changes, &new_nodes, now, policy),
             Binding::ByName => self.bind_by_name(changes, &new_nodes, now, policy),
         }

@@ -121,7 +121,8 @@ impl Fleet {
             FailureReason::QuotaExceeded
             | FailureReason::Authentication
             | FailureReason::InvalidConfiguration
-            | FailureReason::ApiUnavailable => return None,
+            | FailureReason::ApiUnavailable
+            | FailureReason::DatacenterUnavailable => return None,
         };
         let mut history = self.spot_history.clone();
         let class = history.entry(machine.class(), *at);

@@ -216,6 +216,7 @@ impl Fleet {
             && self.max_machines.is_none_or(|max| self.total_target() < max.saturating_add(leaving.total))
             && headroom.paid > 0
             && headroom.guard > 0
+            && self.health_limit(&pool.id.datacenter) > 0
             && self.affordable(group, pool) > 0
     }
 }

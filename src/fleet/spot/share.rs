@@ -28,14 +28,25 @@ impl Fleet {
 
     /// Headroom of the pool under the spot policy of its NodeGroup.
     pub(in crate::fleet) fn spot_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
+        self.share_headroom(group, pool).min(self.spot_class_headroom(group, pool))
+    }
+
+    /// Headroom of the spot pool's class. Unlimited for an on-demand pool.
+    pub(in crate::fleet) fn spot_class_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
+        match (self.spot_policy(group), pool.id.capacity_type) {
+            (Some(policy), CapacityType::Spot) => self.class_headroom(pool, &policy).0,
+            _ => u32::MAX,
+        }
+    }
+
+    /// Headroom of the pools of one capacity type together under the spot policy of the NodeGroup.
+    pub(in crate::fleet) fn share_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
         let Some(policy) = self.spot_policy(group) else { return u32::MAX };
         let counts = self.capacity_counts(&group.name);
         let spot = counts.spot;
         let on_demand = counts.staying_on_demand();
         match pool.id.capacity_type {
-            CapacityType::Spot => {
-                policy.max_share.headroom(spot, on_demand).min(self.class_headroom(pool, &policy).0)
-            }
+            CapacityType::Spot => policy.max_share.headroom(spot, on_demand),
             CapacityType::OnDemand if policy.on_demand_fallback => u32::MAX,
             CapacityType::OnDemand => {
                 policy.max_share.min_on_demand(spot.saturating_add(1)).saturating_sub(on_demand)

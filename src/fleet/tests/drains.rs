@@ -125,7 +125,7 @@ fn drains_before_it_deletes_the_second_vm_of_a_gone_machine() {
     // The first reply was lost, and the machine was requested again.
     let mut machine = only(&fleet).clone();
     hand.wait(Duration::from_secs(1));
-    machine.requests = vec![VmRequest { at: hand.now, outcome: RequestOutcome::Accepted }];
+    machine.requests = vec![VmRequest { at: hand.now, outcome: RequestOutcome::Accepted, hostname: None }];
     fleet.apply(&Change::SaveMachine(machine));
     for _ in 0..4 {
         hand.wait(Duration::from_mins(1));

@@ -3,10 +3,12 @@
 mod classes;
 mod commands;
 mod costs;
+mod datacenters;
 mod declarations;
 mod drains;
 mod extra_vms;
 mod guard;
+mod hostnames;
 mod leaving;
 mod listings;
 mod notices;
@@ -66,6 +68,8 @@ pub(crate) fn group(name: &str, min: u32, max: u32, pools: &[&str]) -> NodeGroup
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     }
 }
 
@@ -141,7 +145,7 @@ impl Hand {
 
 /// A complete listing.
 pub(super) fn complete(nodes: &[ListedNode]) -> NodeListing {
-    NodeListing { nodes: nodes.to_vec(), complete: true }
+    NodeListing::of_nodes(nodes.to_vec(), true)
 }
 
 pub(crate) fn node(n: u32, size: u64) -> ListedNode {
@@ -157,6 +161,7 @@ pub(crate) fn node(n: u32, size: u64) -> ListedNode {
         state: VmState::Running,
         created_at: None,
         interruption: None,
+        pool: None,
     }
 }
 

@@ -66,7 +66,7 @@ fn a_corrected_request_keeps_its_own_name() {
         size: SizeId(2),
         created_at: used,
         phase: Phase::Running { vm, since: used },
-        requests: vec![VmRequest { at: later, outcome: RequestOutcome::Lost }],
+        requests: vec![VmRequest { at: later, outcome: RequestOutcome::Lost, hostname: None }],
         notice: None,
         replaces: None,
     };

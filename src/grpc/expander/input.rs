@@ -26,6 +26,7 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
             price: None,
             interruptions: UsdPerHour::ZERO,
             concentration: 0.0,
+            placement: 0.0,
             replacements: 0,
             blocked: None,
             preferred: false,
@@ -41,6 +42,7 @@ pub(super) fn read_input(handle: &FleetHandle, request: BestOptionsRequest, now:
                 option.price = fleet.expected_price(pool);
                 option.interruptions = fleet.interruption_cost(pool);
                 option.concentration = fleet.spot_concentration(pool);
+                option.placement = fleet.placement_charge(pool);
                 option.blocked = find_block(fleet, pool, option.nodes, now);
                 option.replacements = fleet.expected_take_overs(pool);
                 option.preferred = is_preferred(fleet, pool);

@@ -134,7 +134,7 @@ fn is_ready(node: &Node) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// Adds what the plan says about the Node to what every kubelet says.
+/// Adds the data of the plan to the Node, which has those of every kubelet.
 pub(super) fn apply_plan(node: &mut Node, plan: &JoinPlan, name: &str) {
     node.metadata.name = Some(name.to_owned());
     let labels = node.metadata.labels.get_or_insert_default();

@@ -1,4 +1,4 @@
-//! VMs outside managed clusters that join a cluster with what their payload holds, and with nothing else.
+//! VMs outside managed clusters that join a cluster with the data of their payload only.
 //!
 //! [`JoinPlan::parse`] reads the payload; [`boot`] joins.
 

@@ -53,6 +53,7 @@ impl Script {
         let mut script = Self::default();
         let mut lines = text.lines();
         let mut command = String::new();
+        let mut variables = Vec::new();
         while let Some(line) = lines.next() {
             if command.is_empty() && line.trim_start().starts_with('#') {
                 continue;
@@ -62,7 +63,8 @@ impl Script {
                 command.pop();
                 continue;
             }
-            let line = std::mem::take(&mut command);
+            let line = expand(std::mem::take(&mut command), &variables);
+            variables.extend(assignment(&line));
             if let Some(start) = here_document(&line) {
                 let content = read_document(&mut lines, &start)?;
                 let path = target(&line).unwrap_or_default();
@@ -77,6 +79,40 @@ impl Script {
     pub(super) fn runs(&self, words: &[&str]) -> bool {
         self.commands.iter().any(|command| words.iter().all(|word| command.contains(word)))
     }
+}
+
+/// The variable that a command assigns, if its value is a literal.
+fn assignment(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.trim().split_once('=')?;
+    let is_literal = !value.contains(['$', '`', ' ', ';', '(']);
+    (is_name(name) && is_literal).then(|| (name.to_owned(), value.trim_matches(['\'', '"']).to_owned()))
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(is_name_character)
+}
+
+fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// The command with the values of these variables.
+fn expand(command: String, variables: &[(String, String)]) -> String {
+    variables.iter().rev().fold(command, |command, (name, value)| {
+        let command = command.replace(&format!("${{{name}}}"), value);
+        let reference = format!("${name}");
+        let mut parts = command.split(&reference);
+        let mut expanded = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            if part.starts_with(is_name_character) {
+                expanded.push_str(&reference);
+            } else {
+                expanded.push_str(value);
+            }
+            expanded.push_str(part);
+        }
+        expanded
+    })
 }
 
 fn here_document(line: &str) -> Option<Start<'_>> {
@@ -144,6 +180,15 @@ mod tests {
         assert_eq!(script.files[0].content(), Err(PlanError::Variables { path: "/a".to_owned() }));
         let quoted = Script::parse("cat > /a <<'EOF'\nname: $x\nEOF\n").unwrap();
         assert_eq!(quoted.files[0].content(), Ok("name: $x\n"));
+    }
+
+    #[test]
+    fn commands_have_the_values_of_variables() {
+        let script =
+            Script::parse("config=/a/b\ncat > \"$config\" <<'EOF'\n$config\nEOF\nrun ${config} $config_2\n");
+        let script = script.unwrap();
+        assert_eq!((script.files[0].path.as_str(), script.files[0].content()), ("/a/b", Ok("$config\n")));
+        assert_eq!(script.commands.last().unwrap(), "run /a/b $config_2");
     }
 
     #[test]

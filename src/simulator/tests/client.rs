@@ -45,7 +45,8 @@ async fn create_and_delete_worker(sim: &Simulator) -> Result<(), BackendError> {
         let request = CreateRequest {
             machine: "workers-1".into(),
             class: offer.class(),
-            group_label: "workers".to_owned(),
+            pool: "workers/dc-1/small/on-demand".parse().unwrap(),
+            hostname: None,
         };
         backend.create(&request).await?;
     }

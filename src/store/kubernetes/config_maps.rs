@@ -23,6 +23,7 @@ const NODES: &str = "nodes";
 const HISTORY_MAP: &str = "vpsie-autoscaler-request-history";
 /// Its own object: earlier releases refuse unknown keys in the others.
 const SPOT_HISTORY_MAP: &str = "vpsie-autoscaler-spot-history";
+const DATACENTER_HISTORY_MAP: &str = "vpsie-autoscaler-datacenter-history";
 const CATALOG: &str = "catalog";
 const HISTORY: &str = "history";
 /// A request history that could not be read, before it was replaced.
@@ -51,6 +52,10 @@ impl ConfigMapKey {
 
     pub(super) fn spot_history() -> Self {
         Self { map: SPOT_HISTORY_MAP.to_owned(), key: HISTORY.to_owned() }
+    }
+
+    pub(super) fn datacenter_history() -> Self {
+        Self { map: DATACENTER_HISTORY_MAP.to_owned(), key: HISTORY.to_owned() }
     }
 
     pub(super) fn profile(size: SizeId) -> Self {
@@ -160,6 +165,19 @@ pub(super) fn read(map: &ConfigMap, records: &mut Records) {
                 configmap = name,
                 %error,
                 "cannot read the spot history; starting with an empty one: circuit breakers are closed, and interruption rates are the assumed ones"
+            ),
+            None => {}
+        }
+        return;
+    }
+    if name == DATACENTER_HISTORY_MAP {
+        let history = map.data.as_ref().and_then(|data| data.get(HISTORY));
+        match history.map(|text| serde_json::from_str(text)) {
+            Some(Ok(history)) => records.datacenter_history = history,
+            Some(Err(error)) => tracing::warn!(
+                configmap = name,
+                %error,
+                "cannot read the datacenter history; starting with an empty one: circuit breakers are closed"
             ),
             None => {}
         }

@@ -60,6 +60,9 @@ impl LastChanges {
                 Change::SaveSpotHistory(history) => {
                     last.save_value(ConfigMapKey::spot_history(), record, history)?;
                 }
+                Change::SaveDatacenterHistory(history) => {
+                    last.save_value(ConfigMapKey::datacenter_history(), record, history)?;
+                }
                 Change::SaveCatalog(catalog) => last.save_value(ConfigMapKey::catalog(), record, catalog)?,
             }
         }

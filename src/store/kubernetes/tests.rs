@@ -52,7 +52,7 @@ fn vm() -> Vm {
 }
 
 fn create_request(outcome: RequestOutcome) -> VmRequest {
-    VmRequest { at: time(1), outcome }
+    VmRequest { at: time(1), outcome, hostname: None }
 }
 
 fn creating(vm: Option<Vm>) -> Phase {

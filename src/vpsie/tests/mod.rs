@@ -7,12 +7,21 @@ mod login;
 mod managed;
 mod script;
 mod simulated;
+mod simulated_vms;
+mod vm;
 
 use crate::catalog::{CapacityType, MachineClass, SizeId};
+use crate::fleet::PoolId;
 use crate::vpsie::CreateRequest;
 
 /// A request for a VM of the size. The other parts of a class are the same for all VMs of a managed cluster.
-fn request(size: SizeId, group_label: &str) -> CreateRequest {
+fn request(size: SizeId, node_group: &str) -> CreateRequest {
     let class = MachineClass { datacenter: "dc-1".into(), size, capacity_type: CapacityType::OnDemand };
-    CreateRequest { machine: "workers-1".into(), class, group_label: group_label.to_owned() }
+    let pool = PoolId {
+        node_group: node_group.into(),
+        datacenter: "dc-1".into(),
+        offer: "small".into(),
+        capacity_type: CapacityType::OnDemand,
+    };
+    CreateRequest { machine: "workers-1".into(), class, pool, hostname: None }
 }

@@ -22,6 +22,18 @@ pub(in crate::vpsie) enum ScriptedReply {
     Silence,
 }
 
+impl ScriptedReply {
+    /// Replaces `<hostname>.<cluster>-random` by the last added name of this form.
+    fn naming(self, added: &[String]) -> Self {
+        let Self::Reply(status, mut body, headers) = self else { return self };
+        for name in added.iter().rev() {
+            let (stem, _) = name.rsplit_once('-').unwrap();
+            body = body.replace(&format!("{stem}-random"), name);
+        }
+        Self::Reply(status, body, headers)
+    }
+}
+
 pub(in crate::vpsie) fn reply(status: u16, body: &(impl ToString + ?Sized)) -> ScriptedReply {
     ScriptedReply::Reply(status, body.to_string(), Vec::new())
 }
@@ -63,6 +75,8 @@ pub(in crate::vpsie) struct Script(Arc<Mutex<State>>);
 struct State {
     steps: VecDeque<(String, ScriptedReply)>,
     seen: Vec<SentRequest>,
+    /// Names of the added scripts.
+    added: Vec<String>,
 }
 
 impl Script {
@@ -77,6 +91,15 @@ impl Script {
     pub(in crate::vpsie) fn then(&self, steps: impl IntoIterator<Item = (&'static str, ScriptedReply)>) {
         let steps = steps.into_iter().map(|(line, reply)| (line.to_owned(), reply));
         self.0.lock().unwrap().steps.extend(steps);
+    }
+
+    /// Adds steps before the others.
+    pub(in crate::vpsie) fn first(&self, steps: impl IntoIterator<Item = (&'static str, ScriptedReply)>) {
+        let mut first: VecDeque<_> =
+            steps.into_iter().map(|(line, reply)| (line.to_owned(), reply)).collect();
+        let rest = &mut self.0.lock().unwrap().steps;
+        first.append(rest);
+        *rest = first;
     }
 
     /// All requests of the client. Fails unless all expected ones were sent.
@@ -118,9 +141,13 @@ impl Script {
         let body = String::from_utf8(request.body().to_vec()).unwrap();
         let headers = request.headers().clone();
         let at = Instant::now();
+        if line == "POST script/add" {
+            let added: Value = serde_json::from_str(&body).unwrap();
+            state.added.push(added["name"].as_str().unwrap().to_owned());
+        }
         state.seen.push(SentRequest { headers, body, at });
         match state.steps.pop_front() {
-            Some((expected, reply)) if expected == line => reply,
+            Some((expected, reply)) if expected == line => reply.naming(&state.added),
             other => panic!("unexpected request {line}, expected {:?}", other.map(|(line, _)| line)),
         }
     }

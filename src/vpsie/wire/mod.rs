@@ -6,8 +6,10 @@ mod interruption;
 mod node;
 mod row;
 mod rows;
+mod vm;
 
 pub use interruption::{INTERRUPTION_FIELDS, InterruptionFields};
 pub(super) use node::{Node, NodeRows, read_nodes};
 pub(super) use row::Row;
-pub(super) use rows::{Cluster, Datacenter, Group, VmKind, VmName, read_offers};
+pub(super) use rows::{Cluster, Datacenter, Group, VmKind, VmName, read_offers, read_plan};
+pub(super) use vm::{PendingVm, PlainVm, PlanCategory, read_created_vm, read_script};

@@ -291,6 +291,15 @@ fn state(row: Row<'_>) -> Option<State> {
     }
 }
 
+/// The state of the VM of a row; running if the row shows none. None: VPSie has deleted the VM.
+pub(super) fn vm_state(row: Row<'_>) -> Option<VmState> {
+    match state(row) {
+        Some(State::Deleted) => None,
+        Some(State::Known(state)) => Some(state),
+        None => Some(VmState::Running),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -60,6 +60,12 @@ impl Row<'_> {
         self.find(names, time)
     }
 
+    /// The texts of a list. Empty if there is no list.
+    pub(in crate::vpsie) fn texts(self, name: &str) -> Vec<String> {
+        let values = self.0.get(name).and_then(Value::as_array);
+        values.into_iter().flatten().filter_map(text).collect()
+    }
+
     /// IP addresses under any of the names: a text or a list of them.
     pub(in crate::vpsie) fn addresses(self, names: &[&str]) -> BTreeSet<IpAddr> {
         let values = names.iter().filter_map(|name| self.0.get(*name));

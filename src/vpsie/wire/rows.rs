@@ -146,15 +146,28 @@ pub(in crate::vpsie) fn read_offers(row: Row<'_>, datacenter: &DatacenterId) -> 
 
 /// An offer (docs/reference/vpsie-api.md#offers). A row without size, name, CPU or memory is none.
 fn read_offer(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
+    let size = row.number(&["id", "KubeSizeID", "kubeSizeId", "kube_size_id"])?;
+    let name = row.text(&["name", "nickname"])?;
+    let offer = offer_with(row, SizeId(size), name, datacenter)?;
+    Some(Offer { capacity_type: capacity_type(row).unwrap_or_default(), ..offer })
+}
+
+/// A plan for VMs (docs/reference/vpsie-api.md#plans). A row without UUID, name, CPU or memory is none.
+pub(in crate::vpsie) fn read_plan(row: Row<'_>, datacenter: &DatacenterId) -> Option<Offer> {
+    let name = row.text(&["nickname", "name"])?;
+    let plan = offer_with(row, SizeId::from_plan(&name), name, datacenter)?;
+    plan.identifier.is_some().then_some(plan)
+}
+
+fn offer_with(row: Row<'_>, size: SizeId, name: String, datacenter: &DatacenterId) -> Option<Offer> {
     let price = |names| row.decimal(names).filter(|price| *price > Decimal::ZERO);
     let shape = RowResources::read(row);
-    let size = row.number(&["id", "KubeSizeID", "kubeSizeId", "kube_size_id"])?;
     Some(Offer {
-        size: SizeId(size),
-        name: row.text(&["name", "nickname"])?,
+        size,
+        name,
         identifier: row.text(&["identifier"]),
         datacenter: datacenter.clone(),
-        capacity_type: capacity_type(row).unwrap_or_default(),
+        capacity_type: CapacityType::OnDemand,
         resources: Resources {
             cpu_millis: millis(shape.cpu?)?,
             memory_mib: shape.memory?,

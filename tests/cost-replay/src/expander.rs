@@ -150,6 +150,7 @@ impl ExpanderInput<'_> {
                 price: Some(pool.price),
                 interruptions: UsdPerHour::ZERO,
                 concentration: 0.0,
+                placement: 0.0,
                 replacements: 0,
                 blocked: None,
                 preferred: false,

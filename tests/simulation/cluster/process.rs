@@ -73,7 +73,7 @@ impl ClusterProcess {
         let never = CancellationToken::new();
         let (in_force, served) = watch::channel(ServedCluster::Unknown);
         let on_cluster = move |served: &ServedCluster| {
-            if let ServedCluster::Cluster(config) = served {
+            if let ServedCluster::Managed(config) = served {
                 store.set_cluster(config.cluster.clone());
                 managed.set_config(config.clone());
             }
@@ -116,7 +116,7 @@ impl ClusterProcess {
         let mut cluster_known = served.clone();
         tasks.spawn(open(handle.clone(), served, Arc::clone(&opened)));
         tasks.spawn(async move {
-            if cluster_known.wait_for(|served| matches!(served, ServedCluster::Cluster(_))).await.is_ok() {
+            if cluster_known.wait_for(|served| matches!(served, ServedCluster::Managed(_))).await.is_ok() {
                 tokio::join!(catalog.run(never.clone()), provision.run(never.clone()), removal.run(never));
             }
         });
@@ -144,7 +144,7 @@ async fn open(
     mut served: watch::Receiver<ServedCluster>,
     opened: Arc<OnceLock<BTreeMap<String, u32>>>,
 ) {
-    let known = served.wait_for(|served| matches!(served, ServedCluster::Cluster(_))).await.is_ok();
+    let known = served.wait_for(|served| matches!(served, ServedCluster::Managed(_))).await.is_ok();
     while known && handle.read(|fleet| fleet.catalog().is_none()) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -41,6 +41,7 @@ Flags of `serve`, as a map. The chart sets them from the values of the same name
   "hours-per-month" $provider.hoursPerMonth
   "cost-limit-hourly" $provider.costLimit.hourly
   "cost-limit-monthly" $provider.costLimit.monthly
+  "backend" (ternary "vm" "" $provider.selfManaged.enabled)
   "spot-instances" (ternary "true" "" $provider.spotInstances.enabled)
   "spot-grace-period" $provider.spotInstances.gracePeriod
   "spot-interruption-loss" $provider.spotInstances.interruptionLoss

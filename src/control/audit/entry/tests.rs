@@ -1,6 +1,7 @@
 //! Every transition, as the audit log and the events report it.
 
 mod audited_fleet;
+mod datacenters;
 mod spot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -287,6 +288,7 @@ fn record_all_actions() -> Vec<AuditEntry> {
     entries.extend(AuditedFleet::new(false).show(UnmanagedKind::Foreign, Some(POOL.parse().unwrap())));
     entries.extend(spot::record_spot_actions());
     entries.extend(spot::record_take_over());
+    entries.extend(datacenters::record_datacenter_actions());
     entries
 }
 

@@ -44,6 +44,8 @@ fn fleet(phase: Phase, unmanaged: Vec<UnmanagedNode>) -> Fleet {
         deletion: None,
         node: crate::fleet::DeclaredNode::default(),
         spot: None,
+        has_cloud_controller: false,
+        distribution: None,
     };
     let machine = Machine {
         id: "web-00000001".into(),
@@ -61,6 +63,7 @@ fn fleet(phase: Phase, unmanaged: Vec<UnmanagedNode>) -> Fleet {
         profiles: Vec::new(),
         request_history: crate::fleet::RequestHistory::default(),
         spot_history: crate::fleet::SpotHistory::default(),
+        datacenter_history: crate::fleet::DatacenterHistory::default(),
         catalog: Some(Arc::new(Catalog { offers: vec![offer] })),
         unreadable: 0,
     };
@@ -220,6 +223,22 @@ fn adopts_an_unknown_provider_id_of_a_ready_node() {
 
 fn not_ready() -> Value {
     json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } })
+}
+
+#[test]
+fn leaves_the_provider_id_to_a_cloud_controller() {
+    let mut fleet = fleet(creating(), Vec::new());
+    let groups = fleet.node_group(&"web".into()).cloned().into_iter();
+    let groups: Vec<_> = groups.map(|group| NodeGroup { has_cloud_controller: true, ..group }).collect();
+    assert_eq!(groups.len(), 1);
+    fleet.declare(groups);
+    let bare = node("", true);
+    let NodeAction::Patch(patch) = judge(&fleet, &bare) else { panic!("no patch") };
+    assert_eq!(patch["spec"].get("providerID"), None);
+    let labelled = merged(&bare, patch);
+    assert_eq!(judge(&fleet, &labelled), NodeAction::None, "it is not registered yet");
+    let k3s = node("k3s://slave-1", true);
+    assert!(matches!(judge(&fleet, &k3s), NodeAction::Adopt(..)));
 }
 
 #[test]

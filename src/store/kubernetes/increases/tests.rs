@@ -70,7 +70,7 @@ async fn an_increase_with_a_requested_machine_stays() {
     let at = machine("workers-1").created_at;
     let asked = Machine {
         phase: Phase::Creating { vm: None, since: at },
-        requests: vec![VmRequest { at, outcome: RequestOutcome::InFlight }],
+        requests: vec![VmRequest { at, outcome: RequestOutcome::InFlight, hostname: None }],
         ..machine("workers-1")
     };
     store.commit(&[Change::SaveMachine(asked)]).await.unwrap();

@@ -23,7 +23,7 @@ fn orphan(unmanaged: UnmanagedNode) -> UnmanagedNode {
 fn failed(requests: usize) -> Machine {
     let at = machine("workers-1").created_at;
     let failure = Failure { reason: FailureReason::CreateTimeout, message: String::new() };
-    let requests = vec![VmRequest { at, outcome: RequestOutcome::Lost }; requests];
+    let requests = vec![VmRequest { at, outcome: RequestOutcome::Lost, hostname: None }; requests];
     Machine { phase: Phase::Failed { failure, at }, requests, ..machine("workers-1") }
 }
 

@@ -59,7 +59,7 @@ impl Provider {
         let policy = Policy { running_when_listed: false, ..Policy::default() };
         let mut fleet = Fleet::restore(vec![group(ids.clone(), max_spot)], records, settings);
         // Requests need a first listing.
-        fleet.observe(&NodeListing { nodes: Vec::new(), complete: true }, time(0), &policy);
+        fleet.observe(&NodeListing::of_nodes(Vec::new(), true), time(0), &policy);
         let pools = ids.iter().map(|id| id.to_string().into()).collect();
         Self { fleet, policy, pools, machines: HashMap::new(), nodes: HashMap::new(), named: 0 }
     }
@@ -91,6 +91,7 @@ impl Provider {
             price: self.fleet.expected_price(pool),
             interruptions: self.fleet.interruption_cost(pool),
             concentration: self.fleet.spot_concentration(pool),
+            placement: self.fleet.placement_charge(pool),
             blocked: blocked.map(|block| Blocked { reason: block.reason.into(), message: block.message }),
             position: pool.position.unwrap_or(u32::MAX),
             node_group: Some(pool.id.node_group.clone()),
@@ -283,6 +284,8 @@ fn group(pools: Vec<PoolId>, max_spot: u32) -> NodeGroup {
             allowed_interruption_rate: None,
             taint: None,
         }),
+        has_cloud_controller: false,
+        distribution: None,
     }
 }
 

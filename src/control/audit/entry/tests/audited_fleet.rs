@@ -31,6 +31,8 @@ impl AuditedFleet {
             deletion: None,
             node: crate::fleet::DeclaredNode::default(),
             spot: None,
+            has_cloud_controller: false,
+            distribution: None,
         };
         let offer = Offer {
             size: SizeId(2),
@@ -119,7 +121,7 @@ impl AuditedFleet {
 
     pub(super) fn list(&mut self, nodes: &[ListedNode]) -> Vec<AuditEntry> {
         let nodes: Vec<_> = nodes.iter().cloned().chain([node(99)]).collect();
-        let listing = NodeListing { nodes: nodes.clone(), complete: true };
+        let listing = NodeListing::of_nodes(nodes.clone(), true);
         self.play(Cause::VPSieListing, |fleet, now, names| {
             let mut changes = fleet.observe(&listing, now, &policy());
             changes.extend(fleet.adopt_workers(&nodes, now, names));
@@ -211,5 +213,6 @@ pub(super) fn node(n: u32) -> ListedNode {
         state: VmState::Running,
         created_at: None,
         interruption: None,
+        pool: None,
     }
 }

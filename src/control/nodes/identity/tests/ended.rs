@@ -39,6 +39,21 @@ fn a_node_younger_than_the_end_of_a_vm_belongs_to_another() {
     assert_eq!(judge(&fleet, &renamed), NodeAction::Delete, "its providerID identifies the VM");
 }
 
+#[test]
+fn a_hostname_of_a_request_identifies_a_node_with_a_providerid_of_its_own() {
+    for (hostname, want) in [
+        ("web-00000001-2", NodeAction::Delete),
+        ("web-00000001-x", NodeAction::None),
+        ("slave-1", NodeAction::None),
+    ] {
+        let gone = gone_node(hostname, vm().id, "web-00000001", Timestamp::UNIX_EPOCH);
+        let fleet = fleet(Phase::Pending, vec![gone]);
+        let mut node = node(&format!("k3s://{hostname}"), true);
+        node.metadata.name = Some(hostname.to_owned());
+        assert_eq!(judge(&fleet, &node), want, "{hostname}, after a restart");
+    }
+}
+
 fn made(at: &str, ready: &str, heartbeat: &str) -> Node {
     let condition = json!({ "type": "Ready", "status": ready, "lastHeartbeatTime": heartbeat });
     serde_json::from_value(json!({
@@ -122,7 +137,8 @@ fn a_new_node_triggers_a_listing_while_a_machine_waits() {
     let mut waiting = late(Phase::Creating { vm: None, since: Timestamp::UNIX_EPOCH });
     assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::None, "nothing was asked for");
     let mut machine = waiting.records().machines.remove(0);
-    machine.requests = vec![VmRequest { at: machine.created_at, outcome: RequestOutcome::Accepted }];
+    machine.requests =
+        vec![VmRequest { at: machine.created_at, outcome: RequestOutcome::Accepted, hostname: None }];
     waiting.apply(&Change::SaveMachine(machine));
     assert_eq!(judge(&waiting, &made(TWENTY, "False", FIVE)), NodeAction::ListVms);
     let there = made(FIVE, "True", FIVE);
@@ -146,8 +162,9 @@ fn keeps_the_ready_node_of_a_vm_that_was_not_deleted() {
         addresses: Vec::new(),
         created_at: None,
         interruption: None,
+        pool: None,
     };
-    let listing = NodeListing { nodes: vec![master], complete: true };
+    let listing = NodeListing::of_nodes(vec![master], true);
     for _ in 0..5 {
         fleet.observe(&listing, now, &policy);
         now += std::time::Duration::from_mins(1);

@@ -1,0 +1,182 @@
+//! The limits of a payload that has not joined, and the stop of one that never joins.
+
+use super::*;
+
+impl World {
+    fn own_template() -> Self {
+        let world = Self::new(JoinConfig {
+            template: PayloadTemplate::ConfigMap(key("payload", "script")),
+            ..config(JoinKind::Custom)
+        });
+        world.template("#!/bin/sh\n# {{ token }} wrong");
+        world
+    }
+
+    fn template(&self, text: &str) {
+        self.put("ConfigMap", NAMESPACE, "payload", json!({ "script": text }));
+    }
+
+    /// A machine whose VM is listed, and joins or is deleted after 15 minutes.
+    async fn try_one(&self, name: &str, joins: bool) -> Result<(), PayloadError> {
+        let (mut machine, request) = self.requested(name, 1);
+        if let Err(error) = self.payload(&request).await {
+            self.give_up(&mut machine);
+            return Err(error);
+        }
+        self.bind(&mut machine);
+        self.clean().await;
+        self.pass(15);
+        if joins {
+            self.join(&mut machine);
+        } else {
+            self.delete(&mut machine);
+        }
+        self.clean().await;
+        Ok(())
+    }
+
+    fn give_up(&self, machine: &mut Machine) {
+        machine.requests.clear();
+        machine.phase = Phase::Pending;
+        self.save(machine);
+    }
+
+    /// Why the NodeGroup is stopped, or empty.
+    fn stop(&self) -> String {
+        self.payloads.stopped().borrow().get(&NodeGroupName::from("batch")).cloned().unwrap_or_default()
+    }
+}
+
+fn waiting() -> PayloadError {
+    PayloadError::Unavailable("waiting for the first VM with this payload to join".to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_that_never_joins_is_stopped_until_it_changes() {
+    let world = World::own_template();
+    for (name, joins) in [("batch-1", false), ("batch-2", false), ("batch-3", true), ("batch-4", false)] {
+        world.try_one(name, joins).await.unwrap();
+    }
+    assert_eq!(world.stop(), "", "one of them joined");
+    world.try_one("batch-5", false).await.unwrap();
+    world.try_one("batch-6", false).await.unwrap();
+    let message = world.stop();
+    assert!(message.starts_with("the last 3 machines with the payload "), "{message}");
+    assert!(message.contains(" until 2026-01-02T05:04:05Z, then one: "), "{message}");
+    assert_eq!(world.try_one("batch-7", false).await, Err(PayloadError::Invalid(message.clone())));
+    let events: Vec<_> = world.kube.list("events");
+    assert_eq!(events.iter().filter(|event| event["reason"] == "PayloadNeverJoins").count(), 1, "{events:?}");
+    assert_eq!(events[0]["note"], message);
+
+    world.template("#!/bin/sh\n# {{ token }} corrected");
+    world.clean().await;
+    assert_eq!(world.stop(), "");
+    world.try_one("batch-8", false).await.unwrap();
+    assert_eq!(world.stop(), "", "the new payload starts at 0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_image_lifts_the_stop() {
+    let world = World::new(config(JoinKind::Kubeadm));
+    for name in ["batch-1", "batch-2", "batch-3"] {
+        world.try_one(name, false).await.unwrap();
+    }
+    assert!(matches!(world.try_one("batch-4", true).await, Err(PayloadError::Invalid(_))));
+    let mut vms = vms();
+    vms.places.values_mut().for_each(|place| place.image = "debian".to_owned());
+    let group = SelfManagedGroup { vms, join: config(JoinKind::Kubeadm) };
+    world.payloads.set_groups([("batch".into(), group)].into());
+    world.clean().await;
+    assert_eq!(world.stop(), "");
+    world.try_one("batch-5", true).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_for_one_machine_and_then_lasts_longer() {
+    let world = World::own_template();
+    for name in ["batch-1", "batch-2", "batch-3"] {
+        world.try_one(name, false).await.unwrap();
+    }
+    for (tried, minutes) in (3..).zip([30, 60, 120, 240, 480, 480]) {
+        world.pass(minutes - 1);
+        world.clean().await;
+        assert!(world.stop().starts_with(&format!("the last {tried} machines ")), "{}", world.stop());
+        world.pass(1);
+        world.clean().await;
+        assert_eq!(world.stop(), "", "{minutes}");
+        world.try_one(&format!("batch-1{tried}"), false).await.unwrap();
+    }
+    world.pass(480);
+    let (mut first, request) = world.requested("batch-20", 1);
+    world.payload(&request).await.unwrap();
+    let (_, second) = world.requested("batch-21", 1);
+    assert_eq!(world.payload(&second).await, Err(waiting()), "only one is tried");
+    world.bind(&mut first);
+    world.join(&mut first);
+    world.clean().await;
+    world.payload(&second).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_counts_once() {
+    let world = World::new(config(JoinKind::Kubeadm));
+    for burst in 0..3 {
+        assert_eq!(world.stop(), "", "{burst}");
+        let mut machines = Vec::new();
+        for n in 0..3 {
+            let (mut machine, request) = world.requested(&format!("batch-{burst}{n}"), 1);
+            world.payload(&request).await.unwrap();
+            world.bind(&mut machine);
+            machines.push(machine);
+        }
+        world.clean().await;
+        world.pass(15);
+        for machine in &mut machines {
+            world.delete(machine);
+            world.clean().await;
+        }
+    }
+    assert!(world.stop().starts_with("the last 3 machines "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_payload_is_limited_until_a_vm_with_it_joined() {
+    let world = World::new(config(JoinKind::Kubeadm));
+    let mut machines = Vec::new();
+    for n in 0..3 {
+        let (mut machine, request) = world.requested(&format!("batch-{n}"), 1);
+        world.payload(&request).await.unwrap();
+        world.bind(&mut machine);
+        machines.push(machine);
+    }
+    let (mut waits, request) = world.requested("batch-3", 1);
+    assert_eq!(world.payload(&request).await, Err(waiting()));
+    assert_eq!(world.secrets().len(), 3);
+    world.give_up(&mut waits);
+    world.delete(&mut machines[0]);
+    let (mut next, request) = world.requested("batch-4", 1);
+    world.payload(&request).await.unwrap();
+    world.give_up(&mut next);
+    world.join(&mut machines[1]);
+    world.clean().await;
+    for n in 5..9 {
+        let (_, request) = world.requested(&format!("batch-{n}"), 1);
+        world.payload(&request).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_not_listed_for_long_shows_nothing() {
+    let world = World::new(config(JoinKind::Kubeadm));
+    for n in 0..4 {
+        let (mut machine, request) = world.requested(&format!("batch-{n}"), 1);
+        world.payload(&request).await.unwrap();
+        world.pass(15);
+        world.bind(&mut machine);
+        world.clean().await;
+        world.pass(9);
+        world.delete(&mut machine);
+        world.clean().await;
+    }
+    assert_eq!(world.stop(), "");
+}

@@ -1,0 +1,132 @@
+//! Attaches created VMs to the VPC and firewall group of their NodeGroup
+//! (docs/reference/vpsie-api.md#networks).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::group::VmNetwork;
+use crate::catalog::DatacenterId;
+use crate::fleet::{Hostname, VmId};
+use crate::vpsie::client::Client;
+use crate::vpsie::error::ApiError;
+
+/// Maximum number of VMs that are attached at the same time. The calls for one VM are sequential: VPSie refuses two
+/// attachments of a VM at the same time.
+const MAX_TASKS: usize = 4;
+/// Pause after a failed attachment. Each further pause is twice as long, up to the maximum.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_mins(5);
+
+/// A VM that is to be attached.
+pub(super) struct Wanted {
+    pub(super) id: VmId,
+    pub(super) hostname: Hostname,
+    pub(super) datacenter: DatacenterId,
+    pub(super) network: VmNetwork,
+}
+
+/// Attachments of the VMs of the last listing. They are lost at a restart: then the calls are repeated for each VM.
+#[derive(Default)]
+pub(super) struct Attachments {
+    progress: Arc<Mutex<BTreeMap<VmId, Progress>>>,
+    /// Attachments in progress. They end with the backend.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    vpc: bool,
+    firewall_group: bool,
+    is_running: bool,
+    failures: u32,
+    paused_until: Option<Instant>,
+}
+
+impl Progress {
+    fn is_done(&self, network: &VmNetwork) -> bool {
+        (self.vpc || network.vpc.is_none()) && (self.firewall_group || network.firewall_group.is_none())
+    }
+
+    fn record(&mut self, result: &Result<(), ApiError>) {
+        self.is_running = false;
+        if result.is_ok() {
+            (self.failures, self.paused_until) = (0, None);
+            return;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures)).min(MAX_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.paused_until = Some(Instant::now() + pause);
+    }
+}
+
+impl Attachments {
+    /// Whether the VM is attached.
+    pub(super) fn is_attached(&self, id: &VmId, network: &VmNetwork) -> bool {
+        lock(&self.progress)
+            .get(id)
+            .map_or_else(|| Progress::default().is_done(network), |p| p.is_done(network))
+    }
+
+    /// Starts the attachment of VMs, in this order, as far as the maximum allows. Forgets all VMs except
+    /// `listed`.
+    pub(super) fn start(&self, client: &Client, wanted: Vec<Wanted>, listed: &BTreeSet<VmId>) {
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        lock(&self.progress).retain(|id, progress| listed.contains(id) || progress.is_running);
+        for vm in wanted {
+            if tasks.len() >= MAX_TASKS {
+                break;
+            }
+            {
+                let mut all = lock(&self.progress);
+                let progress = all.entry(vm.id.clone()).or_default();
+                let is_paused = progress.paused_until.is_some_and(|until| until > Instant::now());
+                if progress.is_running || is_paused || progress.is_done(&vm.network) {
+                    continue;
+                }
+                progress.is_running = true;
+            }
+            let client = client.clone();
+            let progress = Arc::clone(&self.progress);
+            tasks.spawn(async move { attach(&client, &progress, vm).await });
+        }
+    }
+}
+
+async fn attach(client: &Client, all: &Mutex<BTreeMap<VmId, Progress>>, vm: Wanted) {
+    let result = attach_all(client, all, &vm).await;
+    match &result {
+        Ok(()) => tracing::info!(vm = %vm.hostname, "attached the VM to its VPC or firewall group"),
+        Err(error) => tracing::warn!(
+            vm = %vm.hostname,
+            error = error.message,
+            "cannot attach a VM to its VPC or firewall group; retrying"
+        ),
+    }
+    lock(all).entry(vm.id).or_default().record(&result);
+}
+
+async fn attach_all(
+    client: &Client,
+    all: &Mutex<BTreeMap<VmId, Progress>>,
+    vm: &Wanted,
+) -> Result<(), ApiError> {
+    let known = lock(all).get(&vm.id).cloned().unwrap_or_default();
+    if let Some(vpc) = vm.network.vpc.as_deref().filter(|_| !known.vpc) {
+        client.add_to_vpc(&vm.id, vpc, &vm.datacenter).await?;
+        lock(all).entry(vm.id.clone()).or_default().vpc = true;
+    }
+    if let Some(group) = vm.network.firewall_group.as_deref().filter(|_| !known.firewall_group) {
+        client.attach_firewall_group(&vm.id, group).await?;
+        lock(all).entry(vm.id.clone()).or_default().firewall_group = true;
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
