@@ -230,7 +230,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn costs_have_the_names_and_labels_of_the_predecessor_and_of_opencost() {
+    fn costs_have_the_names_of_the_predecessor_and_opencost() {
         let text = scraped();
         let node = r#"{instance="slave-2",node="slave-2",instance_type="small",region="ams1",provider_id="vpsie://vm-2",arch="amd64"}"#;
         for line in [
@@ -277,7 +277,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_pool_has_at_most_thirty_series_that_are_read_from_the_fleet() {
+    fn a_pool_has_at_most_thirty_series_from_the_fleet() {
         let text = scraped();
         assert!(text.contains("vpsie_autoscaler_unpriced_pools 1"), "{text}");
         let of_pool = |line: &&str| line.contains(POOL) || line.contains(r#"offering="small""#);

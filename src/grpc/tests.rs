@@ -127,7 +127,7 @@ async fn groups(service: &CloudProviderService) -> Vec<NodeGroup> {
 }
 
 #[tokio::test]
-async fn every_instance_is_a_node_of_its_pool_and_counts_in_its_target() {
+async fn every_instance_is_a_node_and_counts_in_the_target() {
     let service = service();
     let listed = instances(&service).await;
     assert_eq!(listed.len(), 5);

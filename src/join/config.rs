@@ -34,6 +34,18 @@ pub enum JoinKind {
     Custom,
 }
 
+impl JoinKind {
+    /// Its value in `selfManaged.joinKind`.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Kubeadm => "kubeadm",
+            Self::K3s => "k3s",
+            Self::Rke2 => "rke2",
+            Self::Custom => "custom",
+        }
+    }
+}
+
 /// The template of a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PayloadTemplate {

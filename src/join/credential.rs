@@ -31,8 +31,8 @@ pub enum CredentialError {
 }
 
 /// The token for the program of the VM: `<id>.<secret>` for kubeadm, and `K10<CA hash>::<credential>` for k3s and RKE2,
-/// whose agents do not verify the server without the hash. `credential` is a bootstrap token, or one that a user
-/// provides.
+/// whose agents do not verify the server without the hash. `credential` is a bootstrap token, or the shared
+/// credential of the user.
 pub fn join_token(
     kind: JoinKind,
     credential: &SecretString,

@@ -62,8 +62,7 @@ pub enum RenderError {
 pub fn builtin_template(kind: JoinKind) -> Result<&'static str, RenderError> {
     match kind {
         JoinKind::Kubeadm => Ok(include_str!("templates/kubeadm.sh")),
-        JoinKind::K3s => Ok(include_str!("templates/k3s.sh")),
-        JoinKind::Rke2 => Ok(include_str!("templates/rke2.sh")),
+        JoinKind::K3s | JoinKind::Rke2 => Ok(include_str!("templates/agent.sh")),
         JoinKind::Custom => Err(RenderError::NoTemplate),
     }
 }

@@ -195,7 +195,7 @@ fn a_user_template_has_all_variables() {
     variables.kubernetes_version = Some("v1.33.2".to_owned());
     variables.vars.insert("region".to_owned(), "a \"b\"".into());
     let template = "#!/bin/sh\n\
-        {{ node_name }} {{ pool }} {{ datacenter }} {{ offering }} {{ endpoint }} {{ kubernetes_version }}\n\
+        {{ node_name }} {{ pool }} {{ datacenter }} {{ offering }} {{ endpoint }} {{ kubernetes_version }} {{ join_kind }}\n\
         {{ labels|yaml }} {{ labels['topology.kubernetes.io/zone'] }}\n\
         {% for taint in taints %}{{ taint.key }}={{ taint.value }}:{{ taint.effect }}{% endfor %}\n\
         {{ kubelet_labels }} {{ kubelet_taints }} {{ reserved.cpu_millis }} {{ reserved.memory_mib|yaml }}\n\

@@ -49,6 +49,7 @@ impl Variables {
     /// The variables by name.
     pub(super) fn to_values(&self) -> BTreeMap<String, Value> {
         let mut values: BTreeMap<_, _> = [
+            ("join_kind", text(self.kind.name())),
             ("node_name", text(&self.node_name)),
             ("pool", text(&self.pool)),
             ("datacenter", text(&self.datacenter)),

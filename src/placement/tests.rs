@@ -198,7 +198,7 @@ fn spare_capacity_of_replacements_is_no_reason_to_add_nodes() {
 }
 
 #[test]
-fn a_datacenter_in_excess_is_chosen_only_if_it_is_cheaper_by_more_than_the_charge() {
+fn a_datacenter_in_excess_must_outweigh_the_charge() {
     let pods = vec![pod(1000, 1024)];
     let first = |milli_usd: i64, preferred: bool| {
         let right = option("right", 1, &[0], 2, 4, 100);

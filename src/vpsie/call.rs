@@ -102,7 +102,7 @@ impl Call {
         Self { repeatable: false, ..self }
     }
 
-    /// Marks the reply as one that may have secrets.
+    /// Marks the reply as secret: errors and logs do not show its text.
     pub(super) fn with_secret_reply(self) -> Self {
         Self { reply_is_secret: true, ..self }
     }

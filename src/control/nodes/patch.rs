@@ -97,8 +97,8 @@ fn cordon_interrupted(node: &Node, machine: &Machine, mut patch: Value) -> Value
     patch
 }
 
-/// Whether a source of the notice shows it still. A withdrawal on the Node is recorded a moment later, and the user who
-/// withdrew it may have uncordoned the Node.
+/// Whether a source of the notice shows it still. A withdrawal on the Node is recorded a moment later; meanwhile the user
+/// may have uncordoned the Node.
 fn is_shown(node: &Node, notice: &Notice) -> bool {
     notice.deadlines.keys().any(|source| *source != NoticeSource::Node) || read_notice(node).is_some()
 }

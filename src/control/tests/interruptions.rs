@@ -130,7 +130,7 @@ async fn a_withdrawn_notice_uncordons_the_node() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_is_uncordoned_despite_its_notice_is_cordoned_again() {
+async fn an_uncordoned_node_with_a_notice_is_cordoned_again() {
     let mut cluster = Cluster::new(1).await;
     cluster.pod("web", 1, &json!({}));
     cluster.record_notice(1);

@@ -25,8 +25,8 @@ impl Fleet {
         self.derive_watched_datacenters();
     }
 
-    /// Derives the watched datacenters: the declared ones, and those that lost their distribution and still have machines. They
-    /// keep their protection against missing rows.
+    /// Derives the watched datacenters: the declared datacenters, and the datacenters that lost their distribution and still
+    /// have machines. The second kind keeps its protection against missing rows.
     pub(super) fn derive_watched_datacenters(&mut self) {
         let mut watched = self.datacenters.declared.clone();
         for (group, counts) in &self.datacenters.counts {

@@ -73,7 +73,7 @@ fn machines_that_leave_do_not_permit_deletions() {
 }
 
 #[test]
-fn on_demand_machines_that_leave_make_room_for_others_without_fallback() {
+fn leaving_on_demand_machines_make_room_without_fallback() {
     let mut hand = Hand::new();
     let mut fleet = fleet_with_share(50, false);
     hand.increase(&mut fleet, SMALL, 1).unwrap();

@@ -270,7 +270,7 @@ fn a_replacement_beside_other_machines_is_visible() {
 }
 
 #[test]
-fn the_replacement_of_a_machine_in_its_own_pool_is_hidden_from_the_drain_on() {
+fn a_replacement_in_the_same_pool_is_hidden_from_the_drain_on() {
     let mut hand = Hand::new();
     let mut fleet = fleet_with(9, &[SMALL, SPOT]);
     let id = run(&mut hand, &mut fleet, SMALL, 1).remove(0);

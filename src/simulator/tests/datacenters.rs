@@ -122,7 +122,7 @@ async fn requests_to_a_slow_datacenter_are_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_refuses_requests_that_name_the_datacenter_or_its_vms() {
+async fn an_outage_refuses_requests_for_the_datacenter_and_its_vms() {
     let sim = simulator(two_datacenters());
     create_at(&sim, "hel1", "a").await;
     pass(60).await;

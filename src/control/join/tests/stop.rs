@@ -1,4 +1,4 @@
-//! The limits of a payload that has not joined, and the stop of one that never joins.
+//! The limit of VMs until the first VM of a payload joins, and the stop of a payload whose VMs never join.
 
 use super::*;
 

@@ -100,7 +100,7 @@ fn a_node_group_without_a_distribution_is_unchanged() {
 }
 
 #[test]
-fn the_next_machine_belongs_in_the_datacenter_with_the_largest_deficit() {
+fn the_largest_deficit_places_the_next_machine() {
     let charges = |distribution: Distribution, ams, fra| {
         let world = running_world(distribution, ams, fra);
         [AMS, FRA].map(|at| percent(&world, at))

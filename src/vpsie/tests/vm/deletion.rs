@@ -219,7 +219,7 @@ async fn deletions_without_uuid_share_a_listing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_listing_before_a_request_does_not_prove_that_its_vm_is_gone() {
+async fn a_listing_before_a_request_does_not_prove_its_vm_gone() {
     let script = Script::new([(PENDING, none()), (LIST, none())]);
     let group = VmGroup { delivery: Delivery::UserData, ..group() };
     let backend = backend_with(&script, Ok(PAYLOAD), group);

@@ -156,7 +156,7 @@ async fn a_missing_page_makes_the_listing_incomplete() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_vm_without_hostname_makes_listings_incomplete_for_an_hour() {
+async fn an_own_vm_without_hostname_makes_listings_incomplete() {
     let vms = || rows(&[row("u-1", "", &json!({})), row("u-2", "", &json!({"notes": null}))]);
     let script = Script::new([(PENDING, none()), (LIST, vms())]);
     let backend = backend(&script);

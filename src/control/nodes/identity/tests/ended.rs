@@ -40,7 +40,7 @@ fn a_node_younger_than_the_end_of_a_vm_belongs_to_another() {
 }
 
 #[test]
-fn a_hostname_of_a_request_identifies_a_node_with_a_providerid_of_its_own() {
+fn the_hostname_of_a_request_identifies_a_node() {
     for (hostname, want) in [
         ("web-00000001-2", NodeAction::Delete),
         ("web-00000001-x", NodeAction::None),

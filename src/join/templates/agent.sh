@@ -1,11 +1,15 @@
 #!/bin/sh
+{%- if join_kind == "k3s" %}
 # Joins this VM to the cluster as an agent of k3s. It needs /usr/local/bin/k3s: the image has it, or
+{%- else %}
+# Joins this VM to the cluster as an agent of RKE2. It needs RKE2 with its unit rke2-agent: the image has it, or
+{%- endif %}
 # vars.install_command installs it. It may run twice.
 set -eu
 umask 077
 node={{ node_name|sh }}
 host={{ endpoint_host|sh }}
-config=/etc/rancher/k3s/config.yaml
+config=/etc/rancher/{{ join_kind }}/config.yaml
 
 # Runs a command until it succeeds, at most 5 minutes.
 retry() {
@@ -24,8 +28,8 @@ delete_copies() {
   done
 }
 
-if [ -f /var/lib/rancher/k3s/agent/client-kubelet.crt ]; then
-  systemctl enable --now --no-block k3s-agent
+if [ -f /var/lib/rancher/{{ join_kind }}/agent/client-kubelet.crt ]; then
+  systemctl enable --now --no-block {{ join_kind }}-agent
   delete_copies
   exit 0
 fi
@@ -34,7 +38,7 @@ retry getent ahosts "$host"
 hostnamectl set-hostname "$node" || hostname "$node"
 grep -qF "$node" /etc/hosts || echo "127.0.1.1 $node" >>/etc/hosts
 
-mkdir -p /etc/rancher/k3s
+mkdir -p /etc/rancher/{{ join_kind }}
 cat >"$config" <<'VPSIE_JOIN_END'
 server: {{ ("https://" ~ endpoint)|yaml }}
 token: {{ token|yaml }}
@@ -53,6 +57,7 @@ umask 022
 {{ vars.install_command }}
 )
 {%- endif %}
+{%- if join_kind == "k3s" %}
 
 if ! systemctl cat k3s-agent >/dev/null 2>&1; then
   cat >/etc/systemd/system/k3s-agent.service <<'VPSIE_JOIN_END'
@@ -79,8 +84,9 @@ WantedBy=multi-user.target
 VPSIE_JOIN_END
   systemctl daemon-reload
 fi
+{%- endif %}
 
 # The agent keeps trying until the server answers. Its configuration keeps the token, readable by root only: a bootstrap
 # token is deleted once the Node has joined.
-systemctl enable --now --no-block k3s-agent
+systemctl enable --now --no-block {{ join_kind }}-agent
 delete_copies
