@@ -227,8 +227,9 @@ fn pool_label(pool: &Pool) -> (&'static str, String) {
 }
 
 fn pool_sizes(fleet: &Fleet) -> Vec<MetricSample> {
-    let each = |pool: &Pool| {
-        let limits = fleet.limits(pool);
+    let mut limits = fleet.pool_limits();
+    let each = |pool| {
+        let limits = limits.of(pool);
         [("min", limits.min), ("max", limits.max), ("target", limits.target)]
             .map(|(kind, size)| (vec![pool_label(pool), ("kind", kind.to_owned())], f64::from(size)))
     };

@@ -95,7 +95,7 @@ impl Fleet {
         if !known.growable {
             return Err(not_growable("VPSie's catalog no longer has its offer"));
         }
-        if let Some(why) = self.payload_problem(&group.name) {
+        if let Some(why) = self.payload_problem_of(&known.id) {
             return Err(not_growable(&format!("its VMs could not join the cluster: {why}")));
         }
         if let Some(why) = &self.limits_unknown {

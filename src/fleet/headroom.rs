@@ -1,8 +1,5 @@
 //! Headroom of NodeGroups: the number of machines that each limit still allows.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use super::extra_vms::{ExtraVms, count_extra_vm, surge};
 use super::group::NodeGroup;
 use super::guard::{GuardStatus, Maxima};
@@ -42,11 +39,6 @@ impl Fleet {
             count_extra_vm(&mut extra_vms, pool, true);
         }
         extra_vms
-    }
-
-    /// Sets the problems of payloads, by NodeGroup. NodeGroups with one add no machines.
-    pub fn set_payload_problems(&mut self, problems: BTreeMap<NodeGroupName, Arc<str>>) {
-        self.transient.payload_problems = problems;
     }
 
     /// Sets the status of the runaway guard.

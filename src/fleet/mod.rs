@@ -24,10 +24,13 @@ mod halt;
 mod headroom;
 mod ids;
 pub(crate) mod lenient;
+mod limits;
 mod listing;
 mod machine;
 mod node_samples;
 mod observe;
+mod payload_limits;
+mod payloads;
 mod policy;
 mod pools;
 mod query;
@@ -65,13 +68,14 @@ pub use ids::{
     ClusterId, Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId,
     PoolIdError, ProviderId, VmId,
 };
+pub use limits::{Limits, PoolLimits};
 pub use listing::{ListedNode, NodeListing, NodeRole, VmState};
 pub use machine::{
     DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
     RequestOutcome, RequestRef, Vm, VmRequest,
 };
+pub use payloads::PayloadFindings;
 pub use policy::{Binding, Policy};
-pub use query::Limits;
 pub use record::{Change, RecordKey, Records, UnmanagedKind, UnmanagedNode};
 pub use refusal::{CostLimitReached, Refusal};
 pub use request_history::{AbandonedRef, AbandonedRequests, MovedRequest, RequestHistory};

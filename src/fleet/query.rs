@@ -1,6 +1,5 @@
 //! Queries. They read memory and change nothing.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,26 +8,15 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
 
 use super::group::NodeGroup;
-use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, PoolId, VmId};
+use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
 use super::machine::{Machine, Phase, Vm};
 use super::policy::Binding;
 use super::record::UnmanagedNode;
 use super::spot::MAX_NOTICE;
 use super::state::{Fleet, Pool};
 use super::template::Template;
-use crate::catalog::{CapacityType, Catalog};
+use crate::catalog::Catalog;
 use crate::cost::UsdPerHour;
-
-/// Size limits and target size of a pool, as reported to Cluster Autoscaler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// `minSize`.
-    pub min: u32,
-    /// `maxSize`.
-    pub max: u32,
-    /// Target size: machines that are not Deleting (invariant 1).
-    pub target: u32,
-}
 
 /// A cost limit, and the cost that counts against it.
 pub(super) struct Budget {
@@ -54,16 +42,6 @@ impl Fleet {
         self.pools.get(id)
     }
 
-    /// The problem of the payload of the NodeGroup. While it has one, it adds no machines.
-    pub fn payload_problem(&self, group: &NodeGroupName) -> Option<&str> {
-        self.transient.payload_problems.get(group).map(AsRef::as_ref)
-    }
-
-    /// Whether these are the known problems of payloads.
-    pub fn has_payload_problems(&self, problems: &BTreeMap<NodeGroupName, Arc<str>>) -> bool {
-        self.transient.payload_problems == *problems
-    }
-
     /// A declared NodeGroup by its name.
     pub fn node_group(&self, name: &NodeGroupName) -> Option<&NodeGroup> {
         self.groups.get(name)
@@ -78,51 +56,6 @@ impl Fleet {
     /// The NodeGroup of a pool. None if it was deleted and only machines are left.
     pub fn group(&self, pool: &Pool) -> Option<&NodeGroup> {
         self.groups.get(&pool.id.node_group)
-    }
-
-    /// Size limits and target size of a pool. Limits hold for the NodeGroup over all its pools, so each pool
-    /// may grow or shrink by the rest that the NodeGroup allows.
-    ///
-    /// The maximum includes replacements that Cluster Autoscaler can take over: it adds nodes up to the maximum, and
-    /// they are in the target size already. If several pools of a NodeGroup have some, each of them can add only its own:
-    /// Cluster Autoscaler uses one pool in a loop, and would add nodes for which the other pools have replacements.
-    ///
-    /// Below the NodeGroup's minimum no pool may shrink, and the first pool with headroom carries the shortfall
-    /// (for `--enforce-node-group-min-size`).
-    pub fn limits(&self, pool: &Pool) -> Limits {
-        let target = pool.target;
-        let Some(group) = self.group(pool) else {
-            let min = if self.lacks_spec(&pool.id.node_group) { target } else { 0 };
-            return Limits { min, max: target, target };
-        };
-        let group_target = self.group_target(pool);
-        let headroom = self.pool_headroom(group, pool);
-        let above_min = group_target.saturating_sub(group.minimum());
-        let removable =
-            self.removable_within_share(group, pool).min(self.removable_in_datacenter(group, pool));
-        let kept = target.saturating_sub(above_min.min(removable));
-        let min = match self.carried_shortfall(group, pool) {
-            0 => kept,
-            shortfall => kept.max(target + shortfall.min(headroom)),
-        };
-        let max = target
-            + match self.available_replacements(pool) {
-                0 => headroom,
-                available if self.has_other_replacements(pool) => available,
-                available => available + headroom,
-            };
-        Limits { min: min.min(max), max, target }
-    }
-
-    /// Headroom of the pool under all limits.
-    pub(super) fn pool_headroom(&self, group: &NodeGroup, pool: &Pool) -> u32 {
-        if !pool.growable || self.limits_unknown.is_some() || self.payload_problem(&group.name).is_some() {
-            return 0;
-        }
-        let headroom = self.headroom(group).minimum();
-        let headroom = headroom.min(self.affordable(group, pool)).min(self.share_headroom(group, pool));
-        // Limits of one pool come last: they must not reduce the parts of other datacenters.
-        self.datacenter_headroom(group, pool, headroom).min(self.spot_class_headroom(group, pool))
     }
 
     /// Number of machines of the pool that the cost limits still allow.
@@ -167,56 +100,14 @@ impl Fleet {
         self.group_costs.values().copied().sum()
     }
 
-    /// The shortfall that the pool adds to its minimum: that of the NodeGroup to its own minimum, that of on-demand machines
-    /// to the number that its spot machines require, or that of the pool's datacenter. The first pool with headroom carries
-    /// it; pools of the preferred offer come first. Shortfalls of datacenters are part of that of the NodeGroup.
-    fn carried_shortfall(&self, group: &NodeGroup, pool: &Pool) -> u32 {
-        let of_group = group.minimum().saturating_sub(self.group_target(pool));
-        let of_on_demand = self.on_demand_shortfall(group);
-        let of_datacenter = self.datacenter_shortfall(group, &pool.id.datacenter);
-        if of_group == 0 && of_on_demand == 0 && of_datacenter == 0 {
-            return 0;
-        }
-        let carries = |shortfall: u32, of: Option<CapacityType>| {
-            shortfall > 0 && self.is_first_to_grow(group, pool, group.pools.iter(), of)
-        };
-        let in_datacenter = self.growable_pools_in(&group.name, &pool.id.datacenter);
-        let of_datacenter = if of_datacenter > 0 && self.is_first_to_grow(group, pool, in_datacenter, None) {
-            of_datacenter
-        } else {
-            0
-        };
-        let elsewhere = self.datacenter_shortfalls(group).saturating_sub(of_datacenter);
-        let of_group = if carries(of_group, None) { of_group.saturating_sub(elsewhere) } else { 0 };
-        let of_on_demand = if carries(of_on_demand, Some(CapacityType::OnDemand)) { of_on_demand } else { 0 };
-        of_group.max(of_on_demand).max(of_datacenter)
-    }
-
-    /// Whether the pool is the first of these that has headroom; pools of the preferred offer come first.
-    fn is_first_to_grow<'a>(
-        &self,
-        group: &NodeGroup,
-        pool: &Pool,
-        mut pools: impl Iterator<Item = &'a PoolId> + Clone,
-        of: Option<CapacityType>,
-    ) -> bool {
-        let can_carry = |id: &&PoolId| {
-            of.is_none_or(|of| id.capacity_type == of)
-                && self.pool(&id.to_string()).is_some_and(|pool| self.pool_headroom(group, pool) > 0)
-        };
-        // Most pools that cannot carry it need no search.
-        if !can_carry(&&pool.id) {
-            return false;
-        }
-        let preferred = group.preferred.as_ref();
-        let preferred = preferred
-            .and_then(|preferred| pools.clone().filter(|id| id.offer == *preferred).find(|id| can_carry(id)));
-        preferred.or_else(|| pools.find(|id| can_carry(id))) == Some(&pool.id)
-    }
-
     /// Number of machines of the pool's NodeGroup that are not Deleting, over all its pools.
     pub fn group_target(&self, pool: &Pool) -> u32 {
-        self.group_targets.get(&pool.id.node_group).copied().unwrap_or(0)
+        self.target_of(&pool.id.node_group)
+    }
+
+    /// Number of machines of the NodeGroup that are not Deleting.
+    pub(super) fn target_of(&self, group: &NodeGroupName) -> u32 {
+        self.group_targets.get(group).copied().unwrap_or(0)
     }
 
     /// The pool's machines that Cluster Autoscaler gets, in a stable order: all but Deleting machines without

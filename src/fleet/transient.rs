@@ -1,7 +1,7 @@
 //! Transient state: observations of this process that have no record. After a restart they begin again, which
 //! only delays decisions.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use jiff::Timestamp;
 
 use super::datacenters::DatacenterObservations;
 use super::guard::GuardStatus;
-use super::ids::{Hostname, MachineId, NodeGroupName};
+use super::ids::{Hostname, MachineId};
 use super::listing::ShownAttributes;
+use super::payloads::PayloadFindings;
 use crate::catalog::MachineClass;
 
 /// Observations of this process that have no record.
@@ -46,8 +47,8 @@ pub(super) struct TransientState {
     pub(super) delayed: HashMap<MachineId, Timestamp>,
     /// Observations of datacenters.
     pub(super) datacenters: DatacenterObservations,
-    /// Problems of payloads: the VMs of these NodeGroups could not join the cluster.
-    pub(super) payload_problems: BTreeMap<NodeGroupName, Arc<str>>,
+    /// What is known of payloads.
+    pub(super) payloads: PayloadFindings,
 }
 
 /// A copy-on-write value that two fleets share.

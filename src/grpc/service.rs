@@ -31,7 +31,7 @@ use super::status::{command_error, unknown_pool};
 use crate::api::GPU_LABEL;
 use crate::clock::{Clock, SystemClock};
 use crate::control::{Command, CommandError, FleetHandle};
-use crate::fleet::{Fleet, NodeGroupName, Pool, Refusal, Template, Visibility};
+use crate::fleet::{Fleet, Limits, NodeGroupName, Pool, Refusal, Template, Visibility};
 
 /// The `CloudProvider` service over a fleet.
 #[derive(Clone)]
@@ -123,8 +123,7 @@ impl CloudProviderService {
 
 /// A pool in replies to `NodeGroups` and `NodeGroupForNode`, which must be equal
 /// (docs/reference/cluster-autoscaler.md#nodegroupfornode).
-fn node_group(fleet: &Fleet, pool: &Pool, visibility: Visibility) -> NodeGroup {
-    let limits = fleet.visible_limits(pool, visibility);
+fn node_group(pool: &Pool, limits: Limits) -> NodeGroup {
     NodeGroup {
         id: pool.text.to_string(),
         min_size: wire_size(limits.min),
@@ -160,7 +159,8 @@ impl CloudProvider for CloudProviderService {
         let visibility = self.visibility();
         let node_groups = self.handle.read(|fleet| {
             self.recent_pools.record_all(fleet);
-            fleet.pools().map(|pool| node_group(fleet, pool, visibility)).collect()
+            let mut limits = fleet.pool_limits();
+            fleet.pools().map(|pool| node_group(pool, limits.visible(pool, visibility))).collect()
         });
         Ok(Response::new(NodeGroupsResponse { node_groups }))
     }
@@ -175,7 +175,7 @@ impl CloudProvider for CloudProviderService {
             // A Node without providerID has no labels and taints yet. As a node of its pool it would no
             // longer be upcoming, but could not take its pods, and Cluster Autoscaler would add more nodes.
             let pool = pool_of(fleet, &node.provider_id, &node.name).filter(|_| !node.provider_id.is_empty());
-            pool.map(|pool| node_group(fleet, pool, visibility))
+            pool.map(|pool| node_group(pool, fleet.visible_limits(pool, visibility)))
         });
         Ok(Response::new(NodeGroupForNodeResponse { node_group: Some(found.unwrap_or_default()) }))
     }
@@ -232,7 +232,7 @@ impl CloudProvider for CloudProviderService {
     ) -> Result<Response<NodeGroupTargetSizeResponse>, Status> {
         let id = &request.get_ref().id;
         let visibility = self.visibility();
-        let target = |fleet: &Fleet, pool: &Pool| fleet.visible_limits(pool, visibility).target;
+        let target = |fleet: &Fleet, pool: &Pool| fleet.visible_target(pool, visibility);
         let target = self.read_pool_or(id, |_| 0, target)?;
         Ok(Response::new(NodeGroupTargetSizeResponse { target_size: wire_size(target) }))
     }

@@ -204,7 +204,7 @@ fn page() -> String {
          | `MinimumReached` | Warning | NodeGroup | a scale-down was refused: the NodeGroup's minimum |\n\
          | `NotGrowable` | Warning | NodeGroup | a scale-up was refused: the NodeGroup is invalid, unreadable or (being) deleted, or its offer was removed from it or from VPSie's catalog |\n\
          | `ScalingMayStop` | Warning | NodeGroup | so many Nodes are not Ready that Cluster Autoscaler stops all scaling by default; only with several datacenters |\n\
-         | `PayloadNeverJoins` | Warning | NodeGroup | the last three machines of a self-managed NodeGroup never joined the cluster; no more are created until its payload changes |\n\
+         | `PayloadNeverJoins` | Warning | NodeGroup | the last three machines of a self-managed NodeGroup in a datacenter never joined the cluster; no more are created there until its payload changes |\n\
          | `RecordRefused` | Warning | NodeGroup, VPSieNode | the API server refused the record of the machine; vpsie-autoscaler retries it |\n\
          | `ListedAsControlPlane` | Warning | NodeGroup, VPSieNode | VPSie lists the VM of the machine as control plane; it is neither drained nor deleted |\n\
          | `NotControlPlane` | Normal | NodeGroup, VPSieNode | VPSie no longer lists the VM of the machine as control plane |\n\n\

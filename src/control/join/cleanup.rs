@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::outcome::{JoinLimit, count_outcome, join_limit, join_outcome};
+use super::outcome::{count_outcome, join_outcome, stopped_datacenters};
 use super::records::{JoinChanges, JoinRecord, Joins, PayloadRecord};
 use super::{JoinPayloads, JoiningVm, StoppedPayloads, TOKEN_TTL};
+use crate::catalog::DatacenterId;
 use crate::control::handle::FleetHandle;
 use crate::fleet::{Cause, Fleet, Hostname, NodeGroupName};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
@@ -40,9 +41,17 @@ pub struct JoinCleanup {
     /// The create timeout, unless the cluster sets its own.
     create_timeout: Duration,
     known_scripts: KnownScripts,
-    /// Time of the last check of the payloads, and the joins that were checked.
+    /// Time of the last check of the payloads, and what was checked.
     checked_at: Option<Instant>,
-    checked: BTreeMap<NodeGroupName, SelfManagedGroup>,
+    checked: Checked,
+}
+
+/// What the payloads depend on, as far as it is in memory.
+#[derive(Default, PartialEq)]
+struct Checked {
+    groups: BTreeMap<NodeGroupName, SelfManagedGroup>,
+    records: BTreeMap<NodeGroupName, PayloadRecord>,
+    stopped: StoppedPayloads,
 }
 
 /// What is known of the scripts at VPSie.
@@ -76,7 +85,7 @@ impl JoinCleanup {
             create_timeout,
             known_scripts: KnownScripts::default(),
             checked_at: None,
-            checked: BTreeMap::new(),
+            checked: Checked::default(),
         }
     }
 
@@ -116,7 +125,7 @@ impl JoinCleanup {
             self.clean_joins(joins).await?
         };
         self.report_stopped(&cleaned.payloads).await;
-        self.report_problems().await;
+        self.report_findings(&cleaned.payloads).await;
         // VPSie may be slow or down: nothing else waits for it.
         let scripts_left = self.clean_scripts(cleaned.has_ended).await;
         Ok(cleaned.rest || scripts_left)
@@ -228,19 +237,23 @@ impl JoinCleanup {
         Ok(unneeded.len() > MAX_PER_PASS)
     }
 
-    /// Passes the problems of payloads to the fleet: NodeGroups with a problem add no machines.
-    async fn report_problems(&mut self) {
+    /// Passes what is known of payloads to the fleet.
+    async fn report_findings(&mut self, records: &BTreeMap<NodeGroupName, PayloadRecord>) {
         let is_due = self.checked_at.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL);
-        let groups = self.payloads.groups();
-        if !is_due && self.checked == groups {
+        let now = Checked {
+            groups: self.payloads.groups(),
+            records: records.clone(),
+            stopped: self.payloads.stopped.borrow().clone(),
+        };
+        if !is_due && self.checked == now {
             return;
         }
-        (self.checked_at, self.checked) = (Some(Instant::now()), groups);
-        let problems = self.payloads.problems().await;
-        if self.handle.read(|fleet| fleet.has_payload_problems(&problems)) {
+        (self.checked_at, self.checked) = (Some(Instant::now()), now);
+        let findings = self.payloads.findings(records).await;
+        if self.handle.read(|fleet| fleet.has_payload_findings(&findings)) {
             return;
         }
-        for (group, why) in &problems {
+        for (group, why) in &findings.problems {
             tracing::warn!(
                 nodegroup = %group,
                 reason = %why,
@@ -249,7 +262,7 @@ impl JoinCleanup {
         }
         // After a failure, the next check passes them again.
         let updated = self.handle.update(Cause::Provisioning, move |fleet, _, _| {
-            fleet.set_payload_problems(problems);
+            fleet.set_payload_findings(findings);
             Vec::new()
         });
         if updated.await.is_err() {
@@ -257,23 +270,29 @@ impl JoinCleanup {
         }
     }
 
-    /// Reports the NodeGroups whose payload never joins.
+    /// Reports the datacenters of NodeGroups where the payload never joins.
     async fn report_stopped(&self, records: &BTreeMap<NodeGroupName, PayloadRecord>) {
         let mut stopped = StoppedPayloads::new();
         let now = self.payloads.clock.now();
         for (group, record) in records {
-            if let JoinLimit::Stopped(message) = join_limit(Some(record), &record.payload, now)
+            let datacenters = stopped_datacenters(record, now);
+            if !datacenters.is_empty()
                 && self.payloads.present_hash(group).await.as_ref() == Some(&record.payload)
             {
-                stopped.insert(group.clone(), message);
+                stopped.insert(group.clone(), datacenters);
             }
         }
         self.payloads.stopped.send_if_modified(|before| {
-            for (group, message) in stopped.iter().filter(|(group, _)| !before.contains_key(*group)) {
-                tracing::warn!(nodegroup = %group, reason = %message, "payload never joins");
-                let on = Object::NodeGroup(group.to_string());
-                let event = ObjectEvent::new(on, EventType::Warning, "PayloadNeverJoins", message.as_str());
-                self.events.publish(event);
+            for (group, datacenters) in &stopped {
+                let known = before.get(group);
+                let is_new = |at: &&DatacenterId| known.is_none_or(|known| !known.contains_key(*at));
+                for message in datacenters.keys().filter(is_new).filter_map(|at| datacenters.get(at)) {
+                    tracing::warn!(nodegroup = %group, reason = %message, "payload never joins");
+                    let on = Object::NodeGroup(group.to_string());
+                    let event =
+                        ObjectEvent::new(on, EventType::Warning, "PayloadNeverJoins", message.as_str());
+                    self.events.publish(event);
+                }
             }
             let changed = *before != stopped;
             *before = stopped;

@@ -20,8 +20,9 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
 use super::handle::FleetHandle;
+use crate::catalog::DatacenterId;
 use crate::clock::Clock;
-use crate::fleet::{Fleet, Hostname, Machine, MachineId, NodeGroupName, Reserved, Taint};
+use crate::fleet::{Fleet, Hostname, Machine, MachineId, NodeGroupName, PayloadFindings, Reserved, Taint};
 use crate::join::{
     CloudController, JoinConfig, JoinKind, PayloadHash, PayloadInput, Variables, join_token, render,
 };
@@ -32,7 +33,7 @@ use crate::vpsie::{
 };
 pub use cleanup::JoinCleanup;
 use outcome::{JoinLimit, join_limit};
-use records::{JoinChanges, JoinRecord, JoinRecords, Joins};
+use records::{JoinChanges, JoinRecord, JoinRecords, Joins, PayloadRecord};
 use sources::{PayloadSources, Sources, invalid, unavailable};
 
 /// Lifetime of a bootstrap token. It is extended while its VM may still join.
@@ -44,8 +45,8 @@ const CLUSTER_LABEL: &str = "autoscaler.vpsie.com/cluster";
 const MACHINE_LABEL: &str = "autoscaler.vpsie.com/machine";
 const HOSTNAME_LABEL: &str = "autoscaler.vpsie.com/hostname";
 
-/// NodeGroups that add no machines because their payload never joins, with the reason.
-pub type StoppedPayloads = BTreeMap<NodeGroupName, String>;
+/// Datacenters in which NodeGroups add no machines because their payload never joins there, with the reason.
+pub type StoppedPayloads = BTreeMap<NodeGroupName, BTreeMap<DatacenterId, String>>;
 
 /// Makes the payloads of VMs, each with a credential of its own.
 pub struct JoinPayloads {
@@ -89,7 +90,7 @@ impl JoinPayloads {
         *self.groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
     }
 
-    /// NodeGroups that add no machines because their payload never joins.
+    /// Datacenters in which NodeGroups add no machines because their payload never joins there.
     pub fn stopped(&self) -> watch::Receiver<StoppedPayloads> {
         self.stopped.subscribe()
     }
@@ -107,6 +108,7 @@ impl JoinPayloads {
         self.handle.read(|fleet| {
             let vm = |machine: &Machine, hostname: &Hostname| JoiningVm {
                 machine: machine.id.clone(),
+                datacenter: machine.pool.datacenter.clone(),
                 is_listed: machine.vm().is_some_and(|vm| vm.hostname == *hostname && vm.id.is_some()),
             };
             fleet
@@ -123,14 +125,29 @@ impl JoinPayloads {
         Some(hash(&vms, &join, &sources, &self.handle.read(|fleet| declared(fleet, group))))
     }
 
-    /// The problem that a user must correct before a payload can be rendered for the NodeGroup. Writes nothing.
-    async fn problem(&self, group: &NodeGroupName) -> Option<String> {
-        let config = self.group(group)?.join;
-        let sources = match self.sources.read(&config).await {
+    /// What the payload of the NodeGroup is like now. Writes nothing.
+    async fn check(&self, group: &NodeGroupName, record: Option<&PayloadRecord>) -> PayloadCheck {
+        let is_proven = |of: &PayloadRecord| of.is_proven();
+        // If the present payload is not known, it counts as unchanged.
+        let unknown = PayloadCheck { problem: None, is_proven: record.is_some_and(is_proven) };
+        let Some(SelfManagedGroup { vms, join }) = self.group(group) else { return unknown };
+        let sources = match self.sources.read(&join).await {
             Ok(sources) => sources,
-            Err(PayloadError::Invalid(why)) => return Some(why),
-            Err(PayloadError::Unavailable(_)) => return None,
+            Err(PayloadError::Invalid(why)) => return PayloadCheck { problem: Some(why), ..unknown },
+            Err(PayloadError::Unavailable(_)) => return unknown,
         };
+        let hash = hash(&vms, &join, &sources, &self.handle.read(|fleet| declared(fleet, group)));
+        let is_proven = record.is_some_and(|record| record.payload == hash && record.is_proven());
+        PayloadCheck { problem: self.render_problem(group, &join, &sources), is_proven }
+    }
+
+    /// The problem that a user must correct before a payload can be rendered for the NodeGroup.
+    fn render_problem(
+        &self,
+        group: &NodeGroupName,
+        config: &JoinConfig,
+        sources: &PayloadSources,
+    ) -> Option<String> {
         let request = self.handle.read(|fleet| example_request(fleet, group))?;
         let node = self.handle.read(|fleet| node(fleet, &request))?;
         let credential = match &sources.shared_credential {
@@ -140,24 +157,38 @@ impl JoinPayloads {
         let token = join_token(config.kind, &credential, &sources.ca).map_err(|error| error.to_string());
         let rendered = token.and_then(|token| {
             let hostname = Hostname::new(request.machine.as_str());
-            let variables = variables(&config, &sources, &node, &request, &hostname, token);
+            let variables = variables(config, sources, &node, &request, &hostname, token);
             render(&sources.template, &variables).map_err(|error| error.to_string())
         });
         rendered.err()
     }
 
-    /// The problems of all NodeGroups: payloads that cannot be rendered, and payloads that never join.
-    async fn problems(&self) -> BTreeMap<NodeGroupName, Arc<str>> {
-        let mut problems: BTreeMap<NodeGroupName, Arc<str>> = BTreeMap::new();
+    /// What is known of the payloads of all NodeGroups: those that cannot be rendered, that never join, and that have joined.
+    async fn findings(&self, records: &BTreeMap<NodeGroupName, PayloadRecord>) -> PayloadFindings {
+        let mut findings = PayloadFindings::default();
+        let mut proven = BTreeSet::new();
         for group in self.groups().into_keys() {
-            let stopped = self.stopped.borrow().get(&group).cloned();
-            let problem = match stopped {
-                Some(message) => Some(message),
-                None => self.problem(&group).await,
-            };
-            problems.extend(problem.map(|why| (group, why.into())));
+            let PayloadCheck { problem, is_proven } = self.check(&group, records.get(&group)).await;
+            if is_proven {
+                proven.insert(group.clone());
+            }
+            if let Some(why) = problem {
+                findings.problems.insert(group, why.into());
+                continue;
+            }
+            let Some(stopped) = self.stopped.borrow().get(&group).cloned() else { continue };
+            let everywhere = self.handle.read(|fleet| {
+                fleet.growable_datacenters(&group).into_iter().all(|at| stopped.contains_key(at))
+            });
+            let mut stopped = stopped.into_iter().map(|(datacenter, why)| (datacenter, Arc::from(why)));
+            if everywhere && let Some((_, why)) = stopped.next() {
+                findings.problems.insert(group, why);
+            } else {
+                findings.stopped.insert(group, stopped.collect());
+            }
         }
-        problems
+        findings.proven = Some(proven);
+        findings
     }
 
     /// Creates a token for the request, and renders the payload with it. Tokens of earlier requests of the machine are
@@ -216,9 +247,9 @@ impl JoinPayloads {
         let joins =
             self.records.read().await.map_err(|error| unavailable("read the records of joins", &error))?;
         let record = joins.payloads.get(&request.pool.node_group);
-        match join_limit(record, payload, self.clock.now()) {
+        match join_limit(record, payload, &request.pool.datacenter, self.clock.now()) {
             JoinLimit::Stopped(message) => Err(invalid(message)),
-            JoinLimit::AtMost(max) if self.count_others(request, payload, &joins) >= max => {
+            JoinLimit::AtMost(max) if !self.has_turn(request, payload, &joins, max) => {
                 let message = "waiting for the first VM with this payload to join";
                 Err(PayloadError::Unavailable(message.to_owned()))
             }
@@ -226,16 +257,19 @@ impl JoinPayloads {
         }
     }
 
-    /// Number of other machines of the NodeGroup that may still join with the payload.
-    fn count_others(&self, request: &CreateRequest, payload: &PayloadHash, joins: &Joins) -> usize {
+    /// Whether fewer than `max` other machines of the NodeGroup may still join with the payload, or none in the datacenter of
+    /// the request: a datacenter where machines never join must not delay the others.
+    fn has_turn(&self, request: &CreateRequest, payload: &PayloadHash, joins: &Joins, max: usize) -> bool {
         let joining = self.joining();
-        let others = joins.open.iter().filter(|(hostname, record)| {
-            record.node_group == request.pool.node_group
+        let datacenter_of = |(hostname, record): (&Hostname, &JoinRecord)| {
+            let is_other = record.node_group == request.pool.node_group
                 && record.payload == *payload
-                && record.machine != request.machine
-                && joining.get(*hostname).is_some_and(|vm| vm.machine == record.machine)
-        });
-        others.map(|(_, record)| &record.machine).collect::<BTreeSet<_>>().len()
+                && record.machine != request.machine;
+            let vm = joining.get(hostname).filter(|vm| is_other && vm.machine == record.machine)?;
+            Some((record.machine.clone(), vm.datacenter.clone()))
+        };
+        let others: BTreeMap<MachineId, DatacenterId> = joins.open.iter().filter_map(datacenter_of).collect();
+        others.len() < max || !others.values().any(|datacenter| *datacenter == request.pool.datacenter)
     }
 
     /// Deletes the tokens of all requests of the machine. Their records stay for the clean-up.
@@ -310,9 +344,18 @@ impl PayloadSource for JoinPayloads {
     }
 }
 
+/// The payload of a NodeGroup.
+struct PayloadCheck {
+    /// The problem that a user must correct before it can be rendered.
+    problem: Option<String>,
+    /// Whether a machine has joined with it.
+    is_proven: bool,
+}
+
 /// A VM that may still join.
 struct JoiningVm {
     machine: MachineId,
+    datacenter: DatacenterId,
     /// Whether VPSie lists it with a UUID.
     is_listed: bool,
 }

@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::catalog::DatacenterId;
 use crate::fleet::{Hostname, MachineId, NodeGroupName};
 use crate::join::PayloadHash;
 
@@ -47,25 +48,44 @@ pub(super) struct JoinRecord {
 pub(super) struct PayloadRecord {
     /// The payload.
     pub(super) payload: PayloadHash,
+    /// Time at which the payload of the last machine that joined was made. None: no machine has joined with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) joined_issued_at: Option<Timestamp>,
+    /// Failures since a machine joined, in any datacenter.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) datacenters: BTreeMap<DatacenterId, FailedJoins>,
+}
+
+/// Failures of a payload in a datacenter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct FailedJoins {
     /// Number of failures in a row: a VM existed and never joined. A burst is one.
     pub(super) unjoined: u32,
-    /// Whether a machine with the payload has joined.
-    #[serde(default)]
-    pub(super) proven: bool,
     /// Time at which the payload of the last counted machine was made.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) last_issued_at: Option<Timestamp>,
+    pub(super) last_issued_at: Timestamp,
     /// Time of the last stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) stopped_at: Option<Timestamp>,
-    /// Number of stops since a machine joined.
+    /// Number of stops.
     #[serde(default)]
-    pub(super) attempts: u32,
+    pub(super) stops: u32,
 }
 
 impl PayloadRecord {
     pub(super) fn new(payload: PayloadHash) -> Self {
-        Self { payload, unjoined: 0, proven: false, last_issued_at: None, stopped_at: None, attempts: 0 }
+        Self { payload, joined_issued_at: None, datacenters: BTreeMap::new() }
+    }
+
+    /// Whether a machine with the payload has joined.
+    pub(super) fn is_proven(&self) -> bool {
+        self.joined_issued_at.is_some()
+    }
+
+    /// Time at which the payload of the last counted machine was made.
+    pub(super) fn last_issued_at(&self) -> Option<Timestamp> {
+        let failed = self.datacenters.values().map(|failed| failed.last_issued_at).max();
+        failed.max(self.joined_issued_at)
     }
 }
 

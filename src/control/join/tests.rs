@@ -175,6 +175,10 @@ impl World {
 
     /// A machine with an open request.
     fn requested(&self, machine: &str, number: u32) -> (Machine, CreateRequest) {
+        self.requested_in("ams1", machine, number)
+    }
+
+    fn requested_in(&self, datacenter: &str, machine: &str, number: u32) -> (Machine, CreateRequest) {
         let hostname = Hostname::new(&format!("{machine}-{number}"));
         let request = VmRequest {
             at: self.clock.now(),
@@ -183,7 +187,7 @@ impl World {
         };
         let machine = Machine {
             id: MachineId::from(machine),
-            pool: POOL.parse().unwrap(),
+            pool: POOL.replace("ams1", datacenter).parse().unwrap(),
             size: crate::catalog::SizeId(2),
             created_at: self.clock.now(),
             phase: Phase::Creating { vm: None, since: self.clock.now() },

@@ -55,11 +55,13 @@ pub(super) fn datacenters_healthy(fleet: &Fleet, name: &str) -> Option<Condition
         return None;
     }
     let suspect: Vec<String> = reports.iter().filter_map(suspect_text).collect();
+    let stopped: Vec<String> =
+        fleet.stopped_datacenters(&NodeGroupName::from(name)).map(|(_, why)| why.to_owned()).collect();
     let short: Vec<String> = reports.iter().filter(|report| report.is_short).map(short_text).collect();
-    Some(if !suspect.is_empty() {
-        let more = short.into_iter();
-        let message = suspect.into_iter().chain(more).collect::<Vec<_>>().join("; ");
-        ConditionFact::new("DatacentersHealthy", false, "DatacenterSuspect", message)
+    Some(if !suspect.is_empty() || !stopped.is_empty() {
+        let reason = if suspect.is_empty() { "PayloadNeverJoins" } else { "DatacenterSuspect" };
+        let message = suspect.into_iter().chain(stopped).chain(short).collect::<Vec<_>>().join("; ");
+        ConditionFact::new("DatacentersHealthy", false, reason, message)
     } else if !short.is_empty() {
         ConditionFact::new("DatacentersHealthy", true, "DatacenterShort", short.join("; "))
     } else {

@@ -232,8 +232,9 @@ impl Conditions<'_> {
                 "the NodeGroup has maxNodes machines; raise maxNodes to add more",
             );
         }
+        let mut limits = self.fleet.pool_limits();
         let left = self.pools.iter().filter(|pool| pool.growable).any(|pool| {
-            let limits = self.fleet.limits(pool);
+            let limits = limits.of(pool);
             limits.max > limits.target
         });
         if self.pools.iter().any(|pool| pool.growable) && !left {

@@ -34,7 +34,7 @@ pub struct DatacenterBreaker {
 pub enum DatacenterState {
     /// Pools of the datacenter can grow.
     Closed {
-        /// Time at which it closed, if it was open before.
+        /// Time at which it closed, or at which failed creations proved to be no evidence about the datacenter.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         since: Option<Timestamp>,
     },

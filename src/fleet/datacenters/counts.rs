@@ -32,16 +32,12 @@ impl DatacenterCounts {
     }
 }
 
-/// Pending and Creating machines of each datacenter, by the time of their creation. A machine counts twice while its record
-/// is replaced.
+/// Machines of each datacenter, by the time of their creation. A machine counts twice while its record is replaced.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(in crate::fleet) struct JoiningMachines(BTreeMap<DatacenterId, BTreeMap<(Timestamp, MachineId), u32>>);
+pub(in crate::fleet) struct MachinesByCreation(BTreeMap<DatacenterId, BTreeMap<(Timestamp, MachineId), u32>>);
 
-impl JoiningMachines {
+impl MachinesByCreation {
     pub(super) fn count(&mut self, machine: &Machine, more: bool) {
-        if !matches!(machine.phase, Phase::Pending | Phase::Creating { .. }) {
-            return;
-        }
         let key = (machine.created_at, machine.id.clone());
         if more {
             *self.0.entry(machine.pool.datacenter.clone()).or_default().entry(key).or_default() += 1;
@@ -56,7 +52,7 @@ impl JoiningMachines {
         }
     }
 
-    /// Number of machines of the datacenter that were created since then and have not joined.
+    /// Number of machines of the datacenter that were created since then.
     pub(super) fn count_since(&self, datacenter: &DatacenterId, since: Timestamp) -> u32 {
         let Some(machines) = self.0.get(datacenter) else { return 0 };
         machines.keys().rev().take_while(|(at, _)| is_since(*at, since)).count() as u32
@@ -65,5 +61,5 @@ impl JoiningMachines {
 
 /// Whether a machine was created since then, by clocks of two leaders.
 pub(super) fn is_since(created_at: Timestamp, since: Timestamp) -> bool {
-    age(created_at, since) <= TOLERANCE
+    age(created_at, since) < TOLERANCE
 }

@@ -38,11 +38,11 @@ pub enum DatacenterStrategy {
 
 /// A datacenter in the division of headroom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Capacity {
+pub(in crate::fleet) struct Capacity {
     /// Machines of the NodeGroup that are neither Deleting nor Failed.
     pub(super) machines: u32,
     /// Number of machines that it can add.
-    pub(super) limit: u32,
+    pub(in crate::fleet) limit: u32,
     /// Minimum of machines.
     pub(super) minimum: u32,
 }
@@ -72,6 +72,11 @@ impl Distribution {
         }
     }
 
+    /// Whether the strategy permits machines in the datacenter.
+    pub(in crate::fleet) fn can_grow(&self, datacenter: &DatacenterId) -> bool {
+        self.position(datacenter).is_some_and(|at| self.weight(at) > 0)
+    }
+
     /// Minimum of machines in the datacenter at the position.
     pub(super) fn minimum(&self, position: usize) -> u32 {
         if self.weight(position) == 0 { 0 } else { self.min_per_datacenter }
@@ -93,42 +98,50 @@ impl Distribution {
     /// Divides the headroom of a NodeGroup among its datacenters: missing minimums first, the rest by the strategy. The
     /// parts are disjoint, so growth of one datacenter by its part leaves the parts of the others.
     pub(super) fn divide(&self, capacities: &[Capacity], headroom: u32) -> Vec<u32> {
-        let mut parts = vec![0; capacities.len()];
-        let mut rest = headroom;
-        for (part, capacity) in parts.iter_mut().zip(capacities) {
-            *part = capacity.minimum.saturating_sub(capacity.machines).min(capacity.limit).min(rest);
-            rest -= *part;
-        }
+        let (mut parts, mut rest) = missing_minimums(capacities, headroom);
         match &self.strategy {
             DatacenterStrategy::Balanced => {
                 rest -= reserve(capacities, &mut parts, rest);
                 fill_up(capacities, &mut parts, rest);
             }
             DatacenterStrategy::Weighted { step, .. } => {
-                self.fill_deficits(capacities, &mut parts, rest, *step);
+                rest = self.fill_deficits(capacities, &mut parts, rest, *step);
+                self.reserve_by_weight(capacities, &mut parts, rest);
             }
-            DatacenterStrategy::PrimaryBackup => {
-                for (part, capacity) in parts.iter_mut().zip(capacities) {
-                    let more = capacity.room(*part).min(rest);
-                    *part += more;
-                    rest -= more;
-                }
-            }
+            DatacenterStrategy::PrimaryBackup => fill_in_order(capacities, &mut parts, rest),
         }
         parts
     }
 
-    /// Gives up to `step` machines to the datacenters with the largest deficits, then one to each datacenter that got none.
-    fn fill_deficits(&self, capacities: &[Capacity], parts: &mut [u32], mut rest: u32, step: u32) {
+    /// Divides machines that must be added: missing minimums first, the rest as the strategy would add them.
+    pub(in crate::fleet) fn place(&self, capacities: &[Capacity], machines: u32) -> Vec<u32> {
+        let (mut parts, rest) = missing_minimums(capacities, machines);
+        match &self.strategy {
+            DatacenterStrategy::Balanced => fill_up(capacities, &mut parts, rest),
+            DatacenterStrategy::Weighted { .. } => {
+                self.fill_deficits(capacities, &mut parts, rest, machines);
+            }
+            DatacenterStrategy::PrimaryBackup => fill_in_order(capacities, &mut parts, rest),
+        }
+        parts
+    }
+
+    /// Gives up to `step` machines to the datacenters with the largest deficits. Returns the rest.
+    fn fill_deficits(&self, capacities: &[Capacity], parts: &mut [u32], mut rest: u32, step: u32) -> u32 {
         let given: u32 = parts.iter().sum();
         for _ in given..step.max(given) {
             if rest == 0 {
-                return;
+                break;
             }
-            let Some(at) = self.largest_deficit(capacities, parts, step) else { return };
+            let Some(at) = self.largest_deficit(capacities, parts, step) else { break };
             parts[at] += 1;
             rest -= 1;
         }
+        rest
+    }
+
+    /// Gives one machine to each datacenter with a weight that got none.
+    fn reserve_by_weight(&self, capacities: &[Capacity], parts: &mut [u32], mut rest: u32) {
         for (at, capacity) in capacities.iter().enumerate() {
             if rest > 0 && parts[at] == 0 && capacity.limit > 0 && self.weight(at) > 0 {
                 parts[at] = 1;
@@ -168,6 +181,26 @@ impl Distribution {
                 (0..parts.len()).find(open).is_none_or(|first| first == position)
             }
         }
+    }
+}
+
+/// The parts that missing minimums have of `machines`, and the rest.
+fn missing_minimums(capacities: &[Capacity], machines: u32) -> (Vec<u32>, u32) {
+    let mut rest = machines;
+    let part = |capacity: &Capacity| {
+        let part = capacity.minimum.saturating_sub(capacity.machines).min(capacity.limit).min(rest);
+        rest -= part;
+        part
+    };
+    (capacities.iter().map(part).collect(), rest)
+}
+
+/// Gives `rest` machines to the datacenters in their order.
+fn fill_in_order(capacities: &[Capacity], parts: &mut [u32], mut rest: u32) {
+    for (part, capacity) in parts.iter_mut().zip(capacities) {
+        let more = capacity.room(*part).min(rest);
+        *part += more;
+        rest -= more;
     }
 }
 

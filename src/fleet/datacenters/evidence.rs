@@ -7,11 +7,11 @@ use jiff::Timestamp;
 
 use super::breaker::{DatacenterState, OutageCause};
 use super::counts::is_since;
-use super::history::{CreationFailure, CreationFailureKind, DatacenterHistory};
+use super::history::{CreationFailure, CreationFailureKind, DatacenterHealth, DatacenterHistory};
 use super::observations::UnreadyNodes;
 use crate::catalog::{CapacityType, DatacenterId};
 use crate::fleet::age::age;
-use crate::fleet::ids::MachineId;
+use crate::fleet::ids::{MachineId, NodeGroupName};
 use crate::fleet::machine::{FailureReason, Machine, Phase};
 use crate::fleet::record::Change;
 use crate::fleet::state::Fleet;
@@ -82,7 +82,8 @@ impl Fleet {
     fn observation(&self, new: &Machine) -> Option<(Observation, Timestamp)> {
         let old = self.machines.get(&new.id);
         let failed = |kind, at| {
-            let failure = CreationFailure { kind, size: new.size, at };
+            let node_group = Some(new.pool.node_group.clone());
+            let failure = CreationFailure { kind, size: new.size, node_group, at };
             Some((Observation::Failed(failure), at))
         };
         match (old.map(|old| &old.phase), &new.phase) {
@@ -119,17 +120,21 @@ impl Fleet {
         }
     }
 
-    /// Adds the failure of a machine. A machine from before the last change of the circuit breaker proves nothing.
+    /// Adds the failure of a machine. A machine from before the last change of the circuit breaker proves nothing, and neither
+    /// does one that was created before another one that succeeded: it is a straggler of failures that were counted.
     fn note_creation_failure(
         &self,
         history: &mut DatacenterHistory,
         machine: &Machine,
         failure: CreationFailure,
     ) {
-        let health = history.entry(&machine.pool.datacenter);
+        let datacenter = &machine.pool.datacenter;
+        let health = history.entry(datacenter);
         match health.breaker.state {
             DatacenterState::Closed { since } => {
-                if since.is_none_or(|since| is_since(machine.created_at, since)) {
+                if since.is_none_or(|since| machine.created_at > since)
+                    && !self.has_later_success(machine, failure.kind)
+                {
                     health.add_failure(failure);
                 }
             }
@@ -138,13 +143,54 @@ impl Fleet {
                 if !is_since(machine.created_at, since) {
                     return;
                 }
+                let CreationFailure { kind, at, .. } = failure;
                 health.add_failure(failure);
-                if self.has_healthy_other(history, &machine.pool.datacenter, failure.at) {
-                    let breaker = &mut history.entry(&machine.pool.datacenter).breaker;
-                    breaker.open(failure.kind.cause(), failure.at);
+                let is_evidence =
+                    kind != CreationFailureKind::NeverJoined || self.can_join(&machine.pool.node_group);
+                if is_evidence && self.has_healthy_other(history, datacenter, at) {
+                    history.entry(datacenter).breaker.open(kind.cause(), at);
                 }
             }
         }
+    }
+
+    /// Whether a machine that was created with the failed one or after it has come further: what failed was one machine, and
+    /// not the datacenter.
+    fn has_later_success(&self, failed: &Machine, kind: CreationFailureKind) -> bool {
+        let has_succeeded = |machine: &Machine| match (&machine.phase, kind) {
+            (Phase::Running { .. }, CreationFailureKind::NeverJoined | CreationFailureKind::NotDelivered)
+            | (Phase::Creating { vm: Some(_), .. }, CreationFailureKind::NotDelivered) => true,
+            (
+                Phase::Running { .. }
+                | Phase::Pending
+                | Phase::Creating { .. }
+                | Phase::Failed { .. }
+                | Phase::Deleting { .. },
+                CreationFailureKind::Refused
+                | CreationFailureKind::NotDelivered
+                | CreationFailureKind::NeverJoined,
+            ) => false,
+        };
+        self.machines.values().any(|machine| {
+            machine.pool.datacenter == failed.pool.datacenter
+                && machine.created_at >= failed.created_at
+                && has_succeeded(machine)
+        })
+    }
+
+    /// Whether machines of the NodeGroup can join the cluster: one has joined with its present payload. If that is unknown,
+    /// any running machine shows it.
+    pub(super) fn can_join(&self, group: &NodeGroupName) -> bool {
+        if let Some(proven) = &self.transient.payloads.proven {
+            return proven.contains(group);
+        }
+        let counts = self.datacenters.counts.get(group);
+        counts.is_some_and(|counts| counts.values().any(|counts| counts.running > 0))
+    }
+
+    /// The evidence of an outage in the failed creations of a datacenter.
+    pub(super) fn creation_evidence(&self, health: &DatacenterHealth, now: Timestamp) -> Option<OutageCause> {
+        health.creation_evidence(now, &|group| self.can_join(group))
     }
 
     /// Whether another datacenter is closed and has no evidence of an outage.
@@ -158,7 +204,7 @@ impl Fleet {
             *other != datacenter
                 && self.observable_evidence(other, now).is_none()
                 && history.0.get(*other).is_none_or(|health| {
-                    health.breaker.state.is_closed() && health.creation_evidence(now).is_none()
+                    health.breaker.state.is_closed() && self.creation_evidence(health, now).is_none()
                 })
         };
         self.datacenters.declared.iter().any(|other| is_healthy(&other))

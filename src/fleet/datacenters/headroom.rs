@@ -6,6 +6,7 @@ use super::block::DatacenterBlock;
 use super::breaker::DatacenterState;
 use super::counts::DatacenterCounts;
 use super::distribution::{Capacity, DatacenterStrategy, Distribution};
+use super::index::Datacenters;
 use super::observations::Shortness;
 use crate::catalog::DatacenterId;
 use crate::fleet::group::NodeGroup;
@@ -15,7 +16,11 @@ use crate::fleet::state::{Fleet, Pool};
 
 impl Fleet {
     /// The present situation of each datacenter of the distribution.
-    pub(super) fn capacities(&self, group: &NodeGroup, distribution: &Distribution) -> Vec<Capacity> {
+    pub(in crate::fleet) fn capacities(
+        &self,
+        group: &NodeGroup,
+        distribution: &Distribution,
+    ) -> Vec<Capacity> {
         let with_limits = |limit: &dyn Fn(&DatacenterId, usize) -> u32| -> Vec<Capacity> {
             let datacenters = distribution.datacenters.iter().enumerate();
             let capacity = |(at, datacenter): (usize, &DatacenterId)| Capacity {
@@ -26,7 +31,10 @@ impl Fleet {
             datacenters.map(capacity).collect()
         };
         let limit = |datacenter: &DatacenterId, at: usize| {
-            if distribution.weight(at) == 0 || !self.has_growable_pool(&group.name, datacenter) {
+            if distribution.weight(at) == 0
+                || !self.has_growable_pool(&group.name, datacenter)
+                || self.stopped_payload(&group.name, datacenter).is_some()
+            {
                 return 0;
             }
             self.health_limit(datacenter)
@@ -60,7 +68,10 @@ impl Fleet {
             DatacenterState::Closed { .. } => u32::MAX,
             DatacenterState::Open { .. } => 0,
             DatacenterState::HalfOpen { since } => {
-                1_u32.saturating_sub(self.datacenters.joining.count_since(datacenter, since))
+                // A Running machine is tried as well: its Node is not Ready, because that would close the breaker.
+                let Datacenters { joining, running, .. } = &self.datacenters;
+                let tried = joining.count_since(datacenter, since) + running.count_since(datacenter, since);
+                1_u32.saturating_sub(tried)
             }
         }
     }
@@ -89,13 +100,19 @@ impl Fleet {
         pools.map_or(&[][..], Vec::as_slice).iter()
     }
 
-    /// The part of `headroom` that belongs to the pool's datacenter. `headroom` is the pool's under all other limits.
-    pub(in crate::fleet) fn datacenter_headroom(&self, group: &NodeGroup, pool: &Pool, headroom: u32) -> u32 {
+    /// The part of `headroom` that belongs to the pool's datacenter. `headroom` is the pool's under all other limits,
+    /// `capacities` are those of its NodeGroup.
+    pub(in crate::fleet) fn datacenter_headroom(
+        &self,
+        group: &NodeGroup,
+        pool: &Pool,
+        capacities: &[Capacity],
+        headroom: u32,
+    ) -> u32 {
         let healthy = headroom.min(self.health_limit(&pool.id.datacenter));
         let Some(distribution) = group.distribution.as_ref().filter(|_| healthy > 0) else { return healthy };
         let Some(at) = distribution.position(&pool.id.datacenter) else { return 0 };
-        let parts = distribution.divide(&self.capacities(group, distribution), headroom);
-        parts[at]
+        distribution.divide(capacities, headroom)[at]
     }
 
     /// Number of the pool's machines that can be removed within the minimum and the skew of its datacenter. All, unless its
@@ -120,22 +137,19 @@ impl Fleet {
         counts.machines.saturating_sub(floor.min(counts.running))
     }
 
-    /// Number of machines below the minimum of the datacenter. 0 unless its circuit breaker is closed.
+    /// Number of machines below the minimum of the datacenter that its health allows to add: none while its circuit breaker is
+    /// open, one while it is half-open.
     pub(in crate::fleet) fn datacenter_shortfall(&self, group: &NodeGroup, datacenter: &DatacenterId) -> u32 {
         let Some(distribution) = group.distribution.as_ref().filter(|_| group.deletion.is_none()) else {
             return 0;
         };
         let Some(at) = distribution.position(datacenter) else { return 0 };
-        if !self.datacenters.history.state(datacenter).is_closed() {
-            return 0;
+        let lacking = distribution.minimum(at).saturating_sub(self.machines_in(&group.name, datacenter));
+        match self.datacenters.history.state(datacenter) {
+            DatacenterState::Closed { .. } => lacking,
+            DatacenterState::Open { .. } => 0,
+            DatacenterState::HalfOpen { .. } => lacking.min(1),
         }
-        distribution.minimum(at).saturating_sub(self.machines_in(&group.name, datacenter))
-    }
-
-    /// Number of machines below the minimums of all datacenters of the NodeGroup.
-    pub(in crate::fleet) fn datacenter_shortfalls(&self, group: &NodeGroup) -> u32 {
-        let datacenters = group.distribution.iter().flat_map(|distribution| &distribution.datacenters);
-        datacenters.map(|datacenter| self.datacenter_shortfall(group, datacenter)).sum()
     }
 
     /// The reason why the datacenter cannot add `delta` machines. Parts of the headroom are no reason: a view of Cluster

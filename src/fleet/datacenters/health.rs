@@ -73,7 +73,7 @@ impl Fleet {
                 }
                 continue;
             };
-            let creation = health.creation_evidence(now);
+            let creation = self.creation_evidence(health, now);
             match health.breaker.state {
                 DatacenterState::Closed { .. } => match (observable, creation) {
                     (Some(cause), _) => history.entry(datacenter).breaker.open(cause, now),
@@ -97,11 +97,7 @@ impl Fleet {
         }
         if all_fail {
             for health in history.0.values_mut() {
-                // The failures are no evidence about this datacenter.
-                health.failures.clear();
-                if health.breaker.cause().is_some_and(|cause| !cause.is_observable()) {
-                    health.breaker.close(now);
-                }
+                health.disprove_failures(now);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The record of the health of datacenters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::breaker::{DatacenterBreaker, DatacenterState, OutageCause};
 use crate::catalog::{DatacenterId, SizeId};
 use crate::fleet::age::{age, is_ahead};
+use crate::fleet::ids::NodeGroupName;
 
 /// Time in which failures of two sizes are evidence of an outage.
 const OFFERS_WINDOW: Duration = Duration::from_mins(10);
@@ -38,7 +39,7 @@ pub struct DatacenterHealth {
 }
 
 /// The failed creation of a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CreationFailure {
     /// Its kind.
@@ -46,6 +47,9 @@ pub struct CreationFailure {
     pub kind: CreationFailureKind,
     /// Size of the machine.
     pub size: SizeId,
+    /// Its NodeGroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_group: Option<NodeGroupName>,
     /// Its time.
     pub at: Timestamp,
 }
@@ -132,18 +136,41 @@ impl DatacenterHealth {
         self.failures.retain(|failure| failure.kind != CreationFailureKind::NeverJoined);
     }
 
-    /// The evidence of an outage in the failed creations.
-    pub(super) fn creation_evidence(&self, now: Timestamp) -> Option<OutageCause> {
-        let silent = |kind| {
-            let is_recent =
-                |failure: &&CreationFailure| failure.kind == kind && age(failure.at, now) < SILENT_WINDOW;
-            self.failures.iter().filter(is_recent).count() >= SILENT_MACHINES
+    /// Forgets failures that are no evidence about this datacenter, and closes the circuit breaker if they opened it. Further
+    /// failures of machines that exist already are no evidence either.
+    pub(super) fn disprove_failures(&mut self, now: Timestamp) {
+        let had_failures = !std::mem::take(&mut self.failures).is_empty();
+        let is_due = match self.breaker.cause() {
+            Some(cause) => !cause.is_observable(),
+            None => had_failures,
         };
-        if silent(CreationFailureKind::NotDelivered) {
+        if is_due {
+            self.breaker.close(now);
+        }
+    }
+
+    /// The evidence of an outage in the failed creations. `can_join` tells whether machines of a NodeGroup can join at all:
+    /// those of a single NodeGroup with a broken payload join nowhere.
+    pub(super) fn creation_evidence(
+        &self,
+        now: Timestamp,
+        can_join: &dyn Fn(&NodeGroupName) -> bool,
+    ) -> Option<OutageCause> {
+        let recent = |kind| {
+            let is_recent = move |failure: &&CreationFailure| {
+                failure.kind == kind && age(failure.at, now) < SILENT_WINDOW
+            };
+            self.failures.iter().filter(is_recent)
+        };
+        if recent(CreationFailureKind::NotDelivered).count() >= SILENT_MACHINES {
             return Some(OutageCause::NotDelivered);
         }
-        if silent(CreationFailureKind::NeverJoined) {
-            return Some(OutageCause::NeverJoined);
+        let never_joined = recent(CreationFailureKind::NeverJoined);
+        if never_joined.clone().count() >= SILENT_MACHINES {
+            let groups: BTreeSet<_> = never_joined.map(|failure| failure.node_group.as_ref()).collect();
+            if groups.len() > 1 || groups.into_iter().any(|group| group.is_none_or(can_join)) {
+                return Some(OutageCause::NeverJoined);
+            }
         }
         let mut recent = self.failures.iter().filter(|failure| {
             failure.kind != CreationFailureKind::NeverJoined && age(failure.at, now) < OFFERS_WINDOW

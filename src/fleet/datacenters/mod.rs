@@ -23,5 +23,6 @@ pub use history::{CreationFailure, CreationFailureKind, DatacenterHealth, Datace
 pub use reports::DatacenterReport;
 
 pub(super) use counts::DatacenterCounts;
+pub(super) use distribution::Capacity;
 pub(super) use index::Datacenters;
 pub(super) use observations::DatacenterObservations;

@@ -16,6 +16,8 @@ pub(in crate::fleet) struct DatacenterObservations {
     pub(super) missing_since: BTreeMap<MachineId, Timestamp>,
     /// Datacenters with a VM that is missing for so long that its end is believed.
     pub(super) overdue: BTreeSet<DatacenterId>,
+    /// Datacenters whose only VM the last complete listing lacked, not for long.
+    pub(super) only_vm_missing: BTreeSet<DatacenterId>,
     /// Running machines whose Node is not Ready.
     pub(super) unready: Option<UnreadyNodes>,
     /// Datacenters with more than half of their Nodes not Ready, and the time since when.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::fleet::age::age;
+use crate::fleet::limits::{Limits, PoolLimits};
 use crate::fleet::machine::Machine;
-use crate::fleet::query::Limits;
 use crate::fleet::state::{Fleet, Pool};
 
 /// Maximum time for which a replacement is hidden. After it, Cluster Autoscaler sees a VM whose Node never becomes
@@ -22,12 +22,28 @@ pub enum Visibility {
     BesideOthers(Timestamp),
 }
 
+impl<'a> PoolLimits<'a> {
+    /// The limits of a pool of the fleet, without hidden replacements.
+    pub fn visible(&mut self, pool: &'a Pool, visibility: Visibility) -> Limits {
+        let limits = self.of(pool);
+        self.fleet().without_hidden(limits, pool, visibility)
+    }
+}
+
 impl Fleet {
     /// Size limits and target size of a pool, without hidden replacements. The number of nodes that the pool can add
     /// is the same: hidden replacements count in all limits.
     pub fn visible_limits(&self, pool: &Pool, visibility: Visibility) -> Limits {
-        let limits = self.limits(pool);
-        let hidden = if self.hides_replacements(pool, visibility) { limits.target } else { 0 };
+        self.without_hidden(self.limits(pool), pool, visibility)
+    }
+
+    /// Target size of a pool, without hidden replacements.
+    pub fn visible_target(&self, pool: &Pool, visibility: Visibility) -> u32 {
+        if self.hides_replacements(pool, visibility) { 0 } else { pool.target }
+    }
+
+    fn without_hidden(&self, limits: Limits, pool: &Pool, visibility: Visibility) -> Limits {
+        let hidden = limits.target - self.visible_target(pool, visibility);
         Limits {
             min: limits.min.saturating_sub(hidden),
             max: limits.max.saturating_sub(hidden),

@@ -98,29 +98,6 @@ fn failures_in_all_datacenters_open_no_breaker() {
 }
 
 #[test]
-fn machines_that_never_join_anywhere_are_no_outage() {
-    let mut world = World::new(group_of(0, 20, &["small"], primary_backup(&[AMS, FRA])));
-    world.hand.policy.running_when_listed = false;
-    let end = |world: &mut World| {
-        world.serve();
-        world.hand.wait(Duration::from_mins(15));
-        let joining: Vec<Machine> = world.fleet.machines().filter(|m| m.counts()).cloned().collect();
-        assert!(joining.iter().all(|machine| machine.vm().is_some()), "{joining:?}");
-        for machine in joining {
-            let id = machine.instance_id();
-            let node = NodeRef { provider_id: id.clone(), name: id, fake: true };
-            world.fleet.delete_nodes(&machine.pool.to_string(), &[node], world.hand.now).unwrap();
-        }
-    };
-    world.hand.increase(&mut world.fleet, &pool(AMS, "small"), 2).unwrap();
-    end(&mut world);
-    assert_eq!((world.state(AMS), world.state(FRA)), ("open", "closed"), "the backup may be well");
-    world.hand.increase(&mut world.fleet, &pool(FRA, "small"), 2).unwrap();
-    end(&mut world);
-    assert_eq!((world.state(AMS), world.state(FRA)), ("closed", "closed"), "the payload is broken");
-}
-
-#[test]
 fn a_machine_from_before_the_outage_is_no_failed_attempt() {
     let offers = ["small", "medium"];
     let mut world = World::new(group_of(0, 20, &offers, primary_backup(&[AMS, FRA])));
@@ -162,9 +139,52 @@ fn an_attempt_succeeds_once_its_node_is_ready() {
     world.serve();
     world.set_unready(&[AMS]);
     assert_eq!((world.state(AMS), world.running(AMS)), ("half_open", 1));
+    assert_eq!((world.limits(AMS, "small").2, world.limits(AMS, "medium").2), (1, 0), "it is still tried");
+    world.hand.increase(&mut world.fleet, &pool(AMS, "medium"), 1).unwrap_err();
     world.hand.wait(Duration::from_secs(1));
     world.set_unready(&[]);
     assert_eq!(world.state(AMS), "closed");
+}
+
+#[test]
+fn stragglers_of_a_burst_open_nothing_again() {
+    let mut world = World::new(group_of(0, 20, &["small"], balanced(&[AMS, FRA])));
+    world.run(2, 2);
+    world.hand.policy.running_when_listed = false;
+    world.hand.wait(Duration::from_mins(10));
+    for at in [AMS, FRA] {
+        world.hand.increase(&mut world.fleet, &pool(at, "small"), 5).unwrap();
+    }
+    world.serve();
+    world.hand.wait(Duration::from_mins(15));
+    world.end_joining(AMS, 2);
+    assert_eq!(world.state(AMS), "open", "two machines of a burst are two machines");
+    world.end_joining(FRA, 2);
+    assert_eq!((world.state(AMS), world.state(FRA)), ("closed", "closed"), "no datacenter can join");
+    world.idle(3);
+    for at in [AMS, FRA] {
+        world.end_joining(at, 3);
+        world.idle(3);
+        assert_eq!((world.state(AMS), world.state(FRA)), ("closed", "closed"), "they were counted");
+    }
+}
+
+#[test]
+fn machines_of_a_burst_of_which_one_joined_are_no_outage() {
+    let mut world = World::new(group_of(0, 20, &["small"], balanced(&[AMS, FRA])));
+    world.hand.policy.running_when_listed = false;
+    world.hand.increase(&mut world.fleet, &pool(AMS, "small"), 4).unwrap();
+    world.serve();
+    let first = world.vms.iter().find(|vm| vm.hostname != Hostname::new("old-1")).unwrap().hostname.clone();
+    world.fleet.note_registered(&first, world.hand.now);
+    world.hand.wait(Duration::from_mins(15));
+    world.end_joining(AMS, 3);
+    assert_eq!((world.state(AMS), world.running(AMS)), ("closed", 1));
+    world.hand.increase(&mut world.fleet, &pool(AMS, "small"), 2).unwrap();
+    world.serve();
+    world.hand.wait(Duration::from_mins(15));
+    world.end_joining(AMS, 2);
+    assert_eq!(world.state(AMS), "open", "two later ones are two in a row");
 }
 
 #[test]

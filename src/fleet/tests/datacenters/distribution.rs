@@ -140,4 +140,34 @@ proptest! {
             }
         }
     }
+
+    /// The minimums tell Cluster Autoscaler to add what is lacking and no more, and it gets there.
+    #[test]
+    fn minimums_tell_what_is_lacking(
+        distribution in distributions(),
+        machines in prop::collection::vec(0_u32..6, 3),
+        min in 0_u32..30,
+        max in 0_u32..30,
+    ) {
+        let machines: Vec<(&str, u32)> = [AMS, FRA, LON].into_iter().zip(machines).collect();
+        let (min, max) = (min.min(max), max.max(6));
+        let mut world = with_machines(group_of(min, max, &["small", "large"], distribution), &machines);
+        let total = |world: &World| world.fleet.machines().count() as u32;
+        let lacking = |world: &World| -> u32 {
+            world.fleet.datacenter_reports(&"web".into()).iter().map(DatacenterReport::shortfall).sum()
+        };
+        let is_possible = total(&world) + lacking(&world) <= max;
+        for _ in 0..40 {
+            let limits: Vec<Limits> = world.fleet.pools().map(|pool| world.fleet.limits(pool)).collect();
+            let told: u32 = limits.iter().map(|limits| limits.min.saturating_sub(limits.target)).sum();
+            let wanted = min.saturating_sub(total(&world)).max(lacking(&world));
+            prop_assert!(told <= wanted, "{} of {}: {:?}", told, wanted, limits);
+            let mut shared = world.fleet.pool_limits();
+            let at_once: Vec<Limits> = world.fleet.pools().map(|pool| shared.of(pool)).collect();
+            prop_assert_eq!(at_once, limits);
+            world.enforce_minimums();
+        }
+        prop_assert_eq!(&world.refusals, &[]);
+        prop_assert!(total(&world) >= min && (!is_possible || lacking(&world) == 0), "{:?}", total(&world));
+    }
 }

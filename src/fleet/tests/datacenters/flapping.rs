@@ -4,6 +4,13 @@ use proptest::prelude::*;
 
 use super::*;
 
+const OFFERS_HERE: [&str; 3] = ["small", "medium", "large"];
+/// Maximum of openings in an hour: an opening stays for 2, 4, 8, 16 and 30 minutes.
+const MAX_OPENINGS: usize = 6;
+/// Maximum time until a datacenter in which machines are wanted is closed after the last fault: the last attempt fails after the
+/// create timeout, and the next one comes after half an hour at most.
+const MAX_RECOVERY_MINUTES: usize = 10 + 30 + 5;
+
 #[derive(Clone, Copy, Debug)]
 enum Weather {
     Fine,
@@ -11,6 +18,7 @@ enum Weather {
     Silent(&'static str),
     Hidden(&'static str),
     NotReady(&'static str),
+    NeverJoins(&'static str),
     AllRefuse,
 }
 
@@ -22,53 +30,98 @@ fn weather() -> impl Strategy<Value = Weather> {
         1 => at().prop_map(Weather::Silent),
         1 => at().prop_map(Weather::Hidden),
         1 => at().prop_map(Weather::NotReady),
+        1 => at().prop_map(Weather::NeverJoins),
         1 => Just(Weather::AllRefuse),
     ]
 }
 
+fn strategies() -> impl Strategy<Value = Distribution> {
+    prop::sample::select(vec![balanced(&[AMS, FRA]), primary_backup(&[AMS, FRA])])
+}
+
+fn histories() -> impl Strategy<Value = Vec<(Weather, u32, u32)>> {
+    prop::collection::vec((weather(), 1_u32..12, 0_u32..12), 1..14)
+}
+
 fn apply(world: &mut World, weather: Weather) {
-    let all = ["small", "medium", "large"];
     world.refused.clear();
     world.silent.clear();
     world.hidden.clear();
+    world.unjoined.clear();
     match weather {
         Weather::Fine | Weather::NotReady(_) => {}
-        Weather::Refuses(at) => world.refuse(at, &all),
+        Weather::Refuses(at) => world.refuse(at, &OFFERS_HERE),
         Weather::Silent(at) => drop(world.silent.insert(at.into())),
         Weather::Hidden(at) => drop(world.hidden.insert(at.into())),
-        Weather::AllRefuse => [AMS, FRA].map(|at| world.refuse(at, &all)).into_iter().for_each(drop),
+        Weather::NeverJoins(at) => drop(world.unjoined.insert(at.into())),
+        Weather::AllRefuse => {
+            [AMS, FRA].map(|at| world.refuse(at, &OFFERS_HERE)).into_iter().for_each(drop);
+        }
     }
 }
 
-/// The openings of each datacenter.
+/// A minute in which Nodes register, VPSie serves, and machines that never joined are deleted.
+fn minute(world: &mut World, weather: Weather) {
+    world.serve();
+    world.register();
+    world.end_unjoined();
+    match weather {
+        Weather::NotReady(at) => world.set_unready(&[at]),
+        _ => world.set_unready(&[]),
+    }
+    assert_eq!(world.fleet.check_consistency(), Ok(()));
+    world.hand.wait(Duration::from_mins(1));
+}
+
+/// The openings of a datacenter, and the times at which it closed early because creations failed everywhere.
 #[derive(Default)]
-struct Openings(BTreeMap<&'static str, Vec<Outage>>);
+struct Openings {
+    outages: Vec<Outage>,
+    early: Vec<Timestamp>,
+}
 
 impl Openings {
-    fn note(&mut self, world: &World) {
-        for at in [AMS, FRA] {
-            let last = world.fleet.datacenter_history().breaker(&at.into()).last;
-            let openings = self.0.entry(at).or_default();
-            let is_new = last.filter(|last| openings.last() != Some(last));
-            openings.extend(is_new);
+    fn note(&mut self, world: &World, at: &str) {
+        let breaker = world.fleet.datacenter_history().breaker(&at.into());
+        let is_new = breaker.last.filter(|last| self.outages.last() != Some(last));
+        self.outages.extend(is_new);
+        let Some(last) = self.outages.last() else { return };
+        let age = world.hand.now.duration_since(last.at).unsigned_abs();
+        let closed_early = breaker.state.is_closed() && age < Duration::from_mins(2);
+        if closed_early && self.early.last().is_none_or(|early| *early < last.at) {
+            self.early.push(world.hand.now);
         }
+    }
+
+    /// Checks the number of openings in each hour.
+    fn check(&self) -> Result<(), String> {
+        for first in &self.outages {
+            let is_within = |time: &Timestamp| {
+                *time >= first.at && time.duration_since(first.at).unsigned_abs() < Duration::from_hours(1)
+            };
+            let openings = self.outages.iter().filter(|outage| is_within(&outage.at)).count();
+            let early = self.early.iter().filter(|time| is_within(time)).count();
+            if openings > MAX_OPENINGS + early {
+                return Err(format!("{openings} openings from {}: {:?}", first.at, self.outages));
+            }
+        }
+        Ok(())
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// - Between two openings of a datacenter lie at least two minutes, unless another outage is observed.
-    /// - An open datacenter adds no machine; a half-open one has at most one on its way.
+    /// - Between two openings of a datacenter lie at least two minutes, unless another outage is observed, and there are few in
+    ///   an hour.
+    /// - An open datacenter adds no machine; a half-open one has at most one under trial.
     /// - No VM that exists is lost while rows are missing.
     /// - The fleet that readers see is the writer's.
     #[test]
-    fn breakers_do_not_flap(
-        steps in prop::collection::vec((weather(), 1_u32..8, 0_u32..12), 1..14),
-        strategy in prop::sample::select(vec![balanced(&[AMS, FRA]), primary_backup(&[AMS, FRA])]),
-    ) {
-        let mut world = World::new(group_of(0, 12, &["small", "medium", "large"], strategy));
-        let mut openings = Openings::default();
+    fn breakers_do_not_flap(steps in histories(), strategy in strategies()) {
+        let mut world = World::new(group_of(0, 12, &OFFERS_HERE, strategy));
+        world.hand.policy.running_when_listed = false;
+        let mut openings = [Openings::default(), Openings::default()];
         for (weather, minutes, nodes) in steps {
             apply(&mut world, weather);
             for _ in 0..minutes {
@@ -78,28 +131,95 @@ proptest! {
                     let added = machines(&world, at).saturating_sub(count);
                     prop_assert!(state != "open" || added == 0, "{} grew", at);
                     prop_assert!(state != "half_open" || added <= 1, "{} grew by {}", at, added);
+                    prop_assert!(tried(&world, at) <= 1, "{} machines are tried in {}", tried(&world, at), at);
                 }
                 let present = world.running(AMS) + world.running(FRA);
-                world.serve();
+                minute(&mut world, weather);
                 if matches!(weather, Weather::Hidden(_)) {
+                    // The only VM of a datacenter is kept for ten minutes.
                     prop_assert!(world.running(AMS) + world.running(FRA) + 1 >= present, "VMs were lost");
                 }
-                match weather {
-                    Weather::NotReady(at) => world.set_unready(&[at]),
-                    _ => world.set_unready(&[]),
+                for (openings, at) in openings.iter_mut().zip([AMS, FRA]) {
+                    openings.note(&world, at);
                 }
-                openings.note(&world);
-                prop_assert_eq!(world.fleet.check_consistency(), Ok(()));
-                world.hand.wait(Duration::from_mins(1));
             }
         }
-        for outages in openings.0.values() {
-            for pair in outages.windows(2) {
+        for openings in openings {
+            for pair in openings.outages.windows(2) {
                 let is_other = pair[0].cause != pair[1].cause
                     && matches!(pair[1].cause, OutageCause::NodesNotReady | OutageCause::RowsMissing);
                 let apart = pair[1].at.duration_since(pair[0].at).unsigned_abs();
                 prop_assert!(is_other || apart >= Duration::from_mins(2), "{:?}", pair);
             }
+            prop_assert_eq!(openings.check(), Ok(()));
+        }
+    }
+
+    /// A fault that comes and goes opens a datacenter a few times in an hour, however many machines are wanted there.
+    #[test]
+    fn a_flickering_fault_opens_few_times(
+        weather in prop::sample::select(vec![
+            Weather::Refuses(AMS),
+            Weather::Silent(AMS),
+            Weather::NeverJoins(AMS),
+            Weather::NotReady(AMS),
+        ]),
+        is_fine in prop::collection::vec(prop::bool::weighted(0.2), 120),
+    ) {
+        let mut world = World::new(group_of(0, 400, &OFFERS_HERE, balanced(&[AMS, FRA])));
+        world.run(1, 8);
+        world.hand.policy.running_when_listed = false;
+        let mut openings = Openings::default();
+        for is_fine in is_fine {
+            let weather = if is_fine { Weather::Fine } else { weather };
+            apply(&mut world, weather);
+            for offer in OFFERS_HERE {
+                let (_, target, max) = world.limits(AMS, offer);
+                if max > target {
+                    world.hand.increase(&mut world.fleet, &pool(AMS, offer), 1).unwrap();
+                }
+            }
+            minute(&mut world, weather);
+            world.remove_failed();
+            openings.note(&world, AMS);
+        }
+        prop_assert_eq!(openings.check(), Ok(()));
+    }
+
+    /// After the last fault, every datacenter in which machines are wanted is closed within a bound, and stays so.
+    #[test]
+    fn datacenters_close_after_the_last_fault(steps in histories(), strategy in strategies()) {
+        let mut world = World::new(group_of(0, 12, &OFFERS_HERE, strategy.clone()));
+        world.hand.policy.running_when_listed = false;
+        for (weather, minutes, nodes) in steps {
+            apply(&mut world, weather);
+            for _ in 0..minutes {
+                world.scale_up(nodes);
+                minute(&mut world, weather);
+            }
+        }
+        apply(&mut world, Weather::Fine);
+        // A backup is tried only when it is needed.
+        let wanted = match strategy.strategy {
+            DatacenterStrategy::PrimaryBackup => &[AMS][..],
+            DatacenterStrategy::Balanced | DatacenterStrategy::Weighted { .. } => &[AMS, FRA],
+        };
+        world.fleet.declare(vec![group_of(0, 200, &OFFERS_HERE, strategy)]);
+        for _ in 0..MAX_RECOVERY_MINUTES {
+            for at in wanted {
+                // A pod that is bound to the datacenter.
+                let (_, target, max) = world.limits(at, "small");
+                if world.state(at) != "closed" && max > target {
+                    world.hand.increase(&mut world.fleet, &pool(at, "small"), 1).unwrap();
+                }
+            }
+            minute(&mut world, Weather::Fine);
+            world.remove_failed();
+        }
+        for _ in 0..30 {
+            let states: Vec<&str> = wanted.iter().map(|at| world.state(at)).collect();
+            prop_assert!(states.iter().all(|state| *state == "closed"), "{:?}", states);
+            minute(&mut world, Weather::Fine);
         }
     }
 }
@@ -108,4 +228,18 @@ proptest! {
 fn machines(world: &World, datacenter: &str) -> u32 {
     let reports = world.fleet.datacenter_reports(&"web".into());
     reports.iter().find(|report| report.datacenter.as_str() == datacenter).map_or(0, |report| report.machines)
+}
+
+/// Machines of a half-open datacenter that were created since it is half-open.
+fn tried(world: &World, datacenter: &str) -> usize {
+    let DatacenterState::HalfOpen { since } = world.fleet.datacenter_history().state(&datacenter.into())
+    else {
+        return 0;
+    };
+    let is_tried = |machine: &&Machine| {
+        machine.pool.datacenter.as_str() == datacenter
+            && machine.created_at > since
+            && !matches!(machine.phase, Phase::Failed { .. } | Phase::Deleting { .. })
+    };
+    world.fleet.machines().filter(is_tried).count()
 }

@@ -87,7 +87,57 @@ fn a_minimum_is_carried_by_the_first_pool_that_can_grow() {
     };
     assert_eq!(minimums(&world), [2, 0, 2, 0]);
     world.fleet.declare(vec![group_of(7, 20, &["small", "large"], distribution)]);
-    assert_eq!(minimums(&world), [5, 0, 2, 0], "minimums of datacenters are part of minNodes");
+    assert_eq!(minimums(&world), [4, 0, 3, 0], "minimums of datacenters are part of minNodes");
+}
+
+#[test]
+fn the_shortfall_to_the_minimum_follows_the_strategy() {
+    let filled = |distribution: Distribution, min, ams, fra| {
+        let mut world = running_world(distribution.clone(), ams, fra);
+        world.fleet.declare(vec![group_of(min, 20, &["small"], distribution)]);
+        let told: u32 =
+            [AMS, FRA].map(|at| world.limits(at, "small")).iter().map(|(min, size, _)| min - size).sum();
+        assert!(told <= min - ams as u32 - fra as u32, "{told}");
+        for _ in 0..6 {
+            world.enforce_minimums();
+            world.serve();
+        }
+        assert_eq!(world.refusals, []);
+        (world.running(AMS), world.running(FRA))
+    };
+    assert_eq!(filled(balanced(&[AMS, FRA]), 8, 0, 0), (4, 4));
+    assert_eq!(filled(balanced(&[AMS, FRA]), 9, 5, 1), (5, 4), "the fewest first");
+    assert_eq!(filled(weighted(&[(AMS, 3), (FRA, 1)]), 8, 0, 0), (6, 2));
+    assert_eq!(filled(weighted(&[(AMS, 3), (FRA, 1)]), 12, 0, 4), (8, 4), "the largest deficit first");
+    assert_eq!(filled(primary_backup(&[AMS, FRA]), 6, 1, 0), (6, 0));
+}
+
+#[test]
+fn healthy_datacenters_carry_the_shortfall_of_a_suspect_one() {
+    let world = |distribution: Distribution| {
+        let mut world = World::new(group_of(4, 20, &["small"], distribution));
+        world.fleet.note_inactive_datacenters(BTreeSet::from([AMS.into()]), world.hand.now);
+        [AMS, FRA, LON].map(|at| world.limits(at, "small").0)
+    };
+    assert_eq!(world(balanced(&[AMS, FRA, LON])), [0, 2, 2]);
+    assert_eq!(world(primary_backup(&[AMS, FRA, LON])), [0, 4, 0]);
+}
+
+#[test]
+fn a_datacenter_without_a_pool_that_can_grow_carries_no_shortfall() {
+    let group = group_of(4, 20, &["large"], balanced(&[AMS, FRA]));
+    let mut world = World::new(group.clone());
+    let mut catalog = catalog();
+    for offer in catalog.offers.iter_mut().filter(|offer| offer.datacenter.as_str() == AMS) {
+        offer.monthly = Some(rust_decimal::Decimal::from(1_000_000));
+    }
+    world.fleet.update_catalog(catalog);
+    let cost_limit = crate::cost::CostLimit {
+        monthly: Some(crate::cost::Usd(rust_decimal::Decimal::from(1000))),
+        ..group.cost_limit
+    };
+    world.fleet.declare(vec![NodeGroup { cost_limit, ..group }]);
+    assert_eq!([AMS, FRA].map(|at| world.limits(at, "large").0), [0, 4]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod breakers;
 mod distribution;
 mod flapping;
 mod limits;
+mod never_joined;
 mod scenarios;
 
 use std::collections::BTreeSet;
@@ -66,6 +67,8 @@ struct World {
     refusal: FailureReason,
     /// Datacenters where VPSie accepts requests and creates nothing.
     silent: BTreeSet<DatacenterId>,
+    /// Datacenters where no Node registers.
+    unjoined: BTreeSet<DatacenterId>,
     /// Datacenters whose rows listings lack.
     hidden: BTreeSet<DatacenterId>,
     vms: Vec<ListedNode>,
@@ -87,6 +90,7 @@ impl World {
             refused: BTreeSet::new(),
             refusal: FailureReason::Stockout,
             silent: BTreeSet::new(),
+            unjoined: BTreeSet::new(),
             hidden: BTreeSet::new(),
             vms: Vec::new(),
             created: 0,
@@ -192,6 +196,24 @@ impl World {
         }
     }
 
+    /// Cluster Autoscaler adds machines up to the minimums of pools (`--enforce-node-group-min-size`).
+    fn enforce_minimums(&mut self) {
+        let all: Vec<(String, Limits)> = {
+            let mut limits = self.fleet.pool_limits();
+            self.fleet.pools().map(|pool| (pool.text.to_string(), limits.of(pool))).collect()
+        };
+        for (id, limits) in all {
+            let is_free = self.backoff.get(&id).is_none_or(|until| *until <= self.hand.now);
+            let delta = limits.min.saturating_sub(limits.target);
+            if is_free
+                && delta > 0
+                && let Err(refusal) = self.hand.increase(&mut self.fleet, &id, delta as i32)
+            {
+                self.refusals.push(refusal);
+            }
+        }
+    }
+
     /// Cluster Autoscaler deletes failed machines, and backs off their pools.
     fn remove_failed(&mut self) {
         let is_failed = |machine: &&Machine| matches!(machine.phase, Phase::Failed { .. });
@@ -212,6 +234,56 @@ impl World {
             assert_eq!(self.fleet.check_consistency(), Ok(()));
             self.hand.wait(Duration::from_secs(10));
         }
+    }
+
+    /// Cluster Autoscaler deletes so many machines whose Nodes never registered.
+    fn end_joining(&mut self, datacenter: &str, count: usize) {
+        let is_here = |machine: &&Machine| machine.pool.datacenter.as_str() == datacenter;
+        let joining: Vec<Machine> = self.joining().filter(is_here).take(count).cloned().collect();
+        assert_eq!(joining.len(), count, "{joining:?}");
+        self.delete_unregistered(joining);
+    }
+
+    /// Nodes register, except where none does.
+    fn register(&mut self) {
+        let names: Vec<Hostname> = self
+            .joining()
+            .filter(|machine| !self.unjoined.contains(&machine.pool.datacenter))
+            .filter_map(|machine| Some(machine.vm()?.hostname.clone()))
+            .collect();
+        for name in names {
+            self.fleet.note_registered(&name, self.hand.now);
+        }
+    }
+
+    /// Cluster Autoscaler deletes the machines whose Nodes did not register within a quarter of an hour.
+    fn end_unjoined(&mut self) {
+        let is_overdue = |machine: &&Machine| self.hand.now >= machine.created_at + Duration::from_mins(15);
+        let overdue: Vec<Machine> = self.joining().filter(is_overdue).cloned().collect();
+        self.delete_unregistered(overdue);
+    }
+
+    fn joining(&self) -> impl Iterator<Item = &Machine> {
+        self.fleet.machines().filter(|machine| matches!(machine.phase, Phase::Creating { vm: Some(_), .. }))
+    }
+
+    fn delete_unregistered(&mut self, machines: Vec<Machine>) {
+        for machine in machines {
+            let id = machine.instance_id();
+            let node = NodeRef { provider_id: id.clone(), name: id, fake: true };
+            self.fleet.delete_nodes(&machine.pool.to_string(), &[node], self.hand.now).unwrap();
+        }
+        self.fleet.skip_drains(&mut Vec::new());
+    }
+
+    /// Adds machines whose Nodes do not register within a quarter of an hour, and ends them.
+    fn never_join(&mut self, pool: &str, count: usize) {
+        self.hand.policy.running_when_listed = false;
+        self.hand.increase(&mut self.fleet, pool, count as i32).unwrap();
+        self.serve();
+        self.hand.wait(Duration::from_mins(15));
+        self.end_joining(pool.split('/').nth(1).unwrap(), count);
+        self.serve();
     }
 
     /// Minutes without pending pods.

@@ -192,6 +192,28 @@ fn a_single_missing_vm_has_vanished() {
 }
 
 #[test]
+fn the_only_vm_of_a_datacenter_vanishes_after_ten_minutes() {
+    for (hides, minutes) in [(&[FRA][..], 10), (&[AMS, FRA][..], 60)] {
+        let mut world = World::new(group_of(0, 20, &["small"], balanced(&[AMS, FRA])));
+        world.run(2, 2);
+        assert_eq!((world.running(AMS), world.running(FRA)), (1, 1));
+        // A listing without any row proves nothing.
+        let foreign = ListedNode { hostname: Hostname::new("old-2"), datacenter: None, ..node(9998, 9) };
+        world.vms.push(foreign);
+        world.hidden.extend(hides.iter().map(|at| DatacenterId::from(*at)));
+        world.idle(minutes);
+        assert_eq!((world.running(FRA), world.state(FRA)), (1, "closed"));
+        world.hidden.clear();
+        world.idle(1);
+        world.hidden.extend(hides.iter().map(|at| DatacenterId::from(*at)));
+        world.idle(minutes);
+        assert_eq!(world.running(FRA), 1, "the time begins again");
+        world.idle(5);
+        assert_eq!(world.running(FRA), 0, "it is never kept for ever");
+    }
+}
+
+#[test]
 fn nodes_that_are_not_ready_together_open_the_breaker() {
     let mut world = World::new(group_of(0, 20, &["small"], balanced(&[AMS, FRA])));
     world.run(2, 8);
@@ -275,6 +297,40 @@ fn the_minimum_of_a_dead_datacenter_is_not_enforced() {
     world.idle(6);
     assert_eq!(world.state(FRA), "closed", "no row is missing");
     assert_eq!(world.limits(FRA, "small").0, 2, "the minimum is restored");
+}
+
+#[test]
+fn the_minimum_is_restored_without_pending_pods() {
+    let offers = ["small", "medium"];
+    let distribution = Distribution { min_per_datacenter: 2, ..balanced(&[AMS, FRA]) };
+    let mut world = World::new(group_of(0, 20, &offers, distribution));
+    world.refuse(AMS, &offers);
+    world.hand.increase(&mut world.fleet, &pool(AMS, "small"), 1).unwrap();
+    world.hand.increase(&mut world.fleet, &pool(AMS, "medium"), 1).unwrap();
+    let loops = |world: &mut World, minutes: usize| {
+        for _ in 0..minutes {
+            world.remove_failed();
+            world.enforce_minimums();
+            world.idle(1);
+        }
+    };
+    loops(&mut world, 1);
+    assert_eq!((world.state(AMS), world.running(FRA)), ("open", 2));
+    world.remove_failed();
+    assert_eq!(world.limits(AMS, "small"), (0, 0, 0), "nothing is tried there");
+    world.idle(3);
+    assert_eq!(world.state(AMS), "half_open");
+    assert_eq!(world.limits(AMS, "small"), (0, 0, 0), "all offers are short");
+    world.idle(3);
+    assert_eq!((world.limits(AMS, "small"), world.limits(AMS, "medium")), ((1, 0, 1), (0, 0, 1)));
+    world.backoff.clear();
+    loops(&mut world, 1);
+    world.remove_failed();
+    assert_eq!((world.state(AMS), world.limits(AMS, "small")), ("open", (0, 0, 0)), "the attempt failed");
+    world.refused.clear();
+    loops(&mut world, 12);
+    assert_eq!((world.state(AMS), world.running(AMS), world.running(FRA)), ("closed", 2, 2));
+    assert_eq!(world.refusals, []);
 }
 
 #[test]
