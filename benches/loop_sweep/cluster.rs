@@ -87,6 +87,7 @@ fn machine(at: usize, pool: &PoolId) -> Machine {
         id: Some(format!("0b54b0a0-0000-4000-8000-{at:012x}").as_str().into()),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     Machine {

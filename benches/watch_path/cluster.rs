@@ -57,6 +57,7 @@ fn machine(at: usize) -> Machine {
         id: Some(VmId::new(format!("0b54b0a0-0000-4000-8000-{at:012x}"))),
         addresses: vec![[10, 0, (at / 250) as u8, (at % 250) as u8].into()],
         provider_id: None,
+        attached: None,
         request: None,
     };
     let group = at % GROUPS;

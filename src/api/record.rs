@@ -146,6 +146,7 @@ impl VPSieNode {
             id: id.as_deref().map(VmId::from),
             addresses,
             provider_id,
+            attached: status.attached,
             request: status.request.as_ref().map(fleet::RequestRef::from),
         })
     }
@@ -158,6 +159,7 @@ fn status(machine: &Machine) -> VPSieNodeStatus {
         vpsie_node_identifier: vm.and_then(|vm| vm.id.as_ref()).map(ToString::to_string),
         addresses: vm.map(|vm| vm.addresses.clone()).unwrap_or_default(),
         provider_id: vm.and_then(|vm| vm.provider_id.as_ref()).map(ToString::to_string),
+        attached: vm.and_then(|vm| vm.attached),
         request: vm.and_then(|vm| vm.request.as_ref()).map(RequestRef::from),
         interruption_notice: machine.notice.as_ref().map(InterruptionNotice::from),
         conditions: conditions(machine),
@@ -270,13 +272,17 @@ mod tests {
         let request = request.prop_map(|request| {
             request.map(|(machine, at)| fleet::RequestRef { machine: machine.as_str().into(), at })
         });
-        ("[a-z]{1,8}", id(), id(), request).prop_map(|(hostname, id, provider_id, request)| Vm {
-            request,
-            provider_id: provider_id.as_deref().map(ProviderId::from),
-            hostname: Hostname::new(&hostname),
-            id: id.as_deref().map(VmId::from),
-            addresses: Vec::new(),
-        })
+        let attached = any::<Option<bool>>();
+        ("[a-z]{1,8}", id(), id(), attached, request).prop_map(
+            |(hostname, id, provider_id, attached, request)| Vm {
+                request,
+                attached,
+                provider_id: provider_id.as_deref().map(ProviderId::from),
+                hostname: Hostname::new(&hostname),
+                id: id.as_deref().map(VmId::from),
+                addresses: Vec::new(),
+            },
+        )
     }
 
     fn phase() -> impl Strategy<Value = Phase> {

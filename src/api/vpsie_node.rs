@@ -199,6 +199,9 @@ pub struct VPSieNodeStatus {
     /// machine by it.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<String>,
+    /// Whether the VM is attached to the VPC and the firewall group of its NodeGroup; true if there is neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<bool>,
     /// Request to VPSie that created the VM. It counts as fulfilled, even while `spec.requests` of its
     /// machine still lists it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -228,7 +231,7 @@ pub struct VPSieNodeStatus {
     /// Reason of the failure: the error code for Cluster Autoscaler.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("enum" = [
-        "QUOTA_EXCEEDED", "STOCKOUT", "CREATE_TIMEOUT", "AUTHENTICATION", "INVALID_CONFIGURATION",
+        "QUOTA_EXCEEDED", "STOCKOUT", "CREATE_TIMEOUT", "JOIN_TIMEOUT", "AUTHENTICATION", "INVALID_CONFIGURATION",
         "API_UNAVAILABLE", "REFUSED", "DATACENTER_UNAVAILABLE", null
     ]))]
     pub failure_reason: Option<FailureReason>,

@@ -181,6 +181,7 @@ pub(crate) mod tests {
                 id: Some(format!("vm-{n}").as_str().into()),
                 addresses: Vec::new(),
                 provider_id: None,
+                attached: None,
                 request: None,
             };
             machine(n, Phase::Running { vm, since: Timestamp::UNIX_EPOCH })

@@ -167,6 +167,13 @@ impl FleetHandle {
         Ok(!adopted.is_empty())
     }
 
+    /// Makes the second VM of a machine's request the machine's VM. Returns whether it is.
+    pub(crate) async fn keep_joined(&self, machine: MachineId, vm: Hostname) -> Result<bool, CommandError> {
+        let keep =
+            move |fleet: &mut Fleet, now: Timestamp, _: Names<'_>| fleet.keep_joined(&machine, &vm, now);
+        Ok(!self.update(Cause::Node, keep).await?.is_empty())
+    }
+
     /// Records the drain state of a machine that is being deleted.
     pub async fn note_drain(&self, machine: MachineId, drain: DrainState) -> Result<(), CommandError> {
         self.update(Cause::Drain, move |fleet, _, _| fleet.note_drain(&machine, drain)).await.map(drop)

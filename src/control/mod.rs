@@ -1,6 +1,7 @@
 //! The writer of the fleet, and the control loops: provision, removal, catalog, nodes, drain, NodeGroups,
 //! records, credentials, joins.
 
+mod attachments;
 mod audit;
 mod backoff;
 mod catalog;

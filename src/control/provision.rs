@@ -10,6 +10,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::attachments::{AttachmentReporter, failed_attachments};
 use super::backoff::Backoff;
 use super::control_plane::ControlPlaneReporter;
 use super::handle::{CommandError, FleetHandle};
@@ -50,6 +51,7 @@ pub struct Provision {
     /// Nodes of the cluster. Existing workers need one to be adopted. None without an API server.
     nodes: Option<NodesView>,
     control_plane: ControlPlaneReporter,
+    attachments: AttachmentReporter,
     /// Other loops make listings due by it.
     listing_trigger: Arc<ListingTrigger>,
     calls: JoinSet<Result<Option<Vm>, BackendError>>,
@@ -103,6 +105,7 @@ impl Provision {
             idle,
             nodes: None,
             control_plane: ControlPlaneReporter::default(),
+            attachments: AttachmentReporter::default(),
             listing_trigger,
             calls: JoinSet::new(),
             calling: HashMap::new(),
@@ -122,9 +125,10 @@ impl Provision {
         Self { nodes, ..self }
     }
 
-    /// Publishes events of machines whose VM VPSie lists as control plane.
+    /// Publishes events of machines whose VM VPSie lists as control plane, or does not attach to its network.
     pub fn with_events(self, events: Events) -> Self {
-        Self { control_plane: ControlPlaneReporter::new(events), ..self }
+        let attachments = AttachmentReporter::new(events.clone());
+        Self { control_plane: ControlPlaneReporter::new(events), attachments, ..self }
     }
 
     /// Runs until `shutdown`, then waits for the open calls.
@@ -254,6 +258,7 @@ impl Provision {
                 self.listed_at = Some(Instant::now());
                 self.next_listing = Instant::now() + self.idle;
                 let policy = self.policy;
+                let failed = failed_attachments(&listing);
                 let shown = |node: &&ListedNode| self.nodes.as_ref().is_none_or(|view| view.identifies(node));
                 let shown: Vec<_> = listing.nodes.iter().filter(shown).cloned().collect();
                 self.commit(Cause::VPSieListing, move |fleet, now, names| {
@@ -262,8 +267,11 @@ impl Provision {
                     changes
                 })
                 .await?;
-                let control_plane = &mut self.control_plane;
-                self.handle.read(|fleet| control_plane.report(fleet));
+                let (control_plane, attachments) = (&mut self.control_plane, &mut self.attachments);
+                self.handle.read(|fleet| {
+                    control_plane.report(fleet);
+                    attachments.report(fleet, failed);
+                });
                 if self.handle.read(|fleet| fleet.machines().any(expects_change)) {
                     self.next_listing = self.next_listing.min(Instant::now() + self.interval);
                 }

@@ -9,6 +9,7 @@ use super::age::age;
 use super::command::Names;
 use super::group::DeletionPolicy;
 use super::ids::MachineId;
+use super::listing::PendingVms;
 use super::machine::{
     DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase, RequestOutcome,
 };
@@ -39,7 +40,10 @@ impl Fleet {
             self.expire_machine(&mut changes, &id, now, policy);
         }
         for unmanaged in self.unmanaged.values().cloned().collect::<Vec<_>>() {
-            if self.machine_by_hostname(&unmanaged.hostname).is_some() {
+            // An interrupted write may have left the record of a machine's VM.
+            let is_orphan = matches!(unmanaged.kind, UnmanagedKind::Orphan { .. });
+            let bound = unmanaged.id.as_ref().and_then(|id| self.machine_by_vm(id));
+            if is_orphan && bound.is_some() || self.machine_by_hostname(&unmanaged.hostname).is_some() {
                 self.drop_unmanaged(&mut changes, &unmanaged.hostname);
                 continue;
             }
@@ -47,6 +51,7 @@ impl Fleet {
                 // A listing comes first: its addresses may identify the Node.
                 UnmanagedKind::Orphan { .. }
                     if (self.transient.listed || policy.running_when_listed)
+                        && !self.may_join_as_duplicate(&unmanaged)
                         && age(unmanaged.first_seen, now) >= self.orphan_grace(&unmanaged, policy) =>
                 {
                     self.remove_orphan(&mut changes, unmanaged, now, names);
@@ -111,6 +116,12 @@ impl Fleet {
         let mut machine = old.clone();
         for request in &mut machine.requests {
             let timeout = match request.outcome {
+                // Its VM may be pending without being listed.
+                RequestOutcome::InFlight | RequestOutcome::Unclear
+                    if self.transient.pending == PendingVms::Unsupported =>
+                {
+                    policy.unclear_timeout.max(self.create_timeout(policy))
+                }
                 RequestOutcome::InFlight | RequestOutcome::Unclear => policy.unclear_timeout,
                 RequestOutcome::Accepted => self.create_timeout(policy),
                 RequestOutcome::Lost => continue,

@@ -14,8 +14,10 @@ use crate::catalog::{CapacityType, DatacenterId, MachineClass, SizeId};
 pub struct NodeListing {
     /// The readable nodes.
     pub nodes: Vec<ListedNode>,
-    /// No node is missing. Otherwise the absence of a node does not prove that its VM is gone.
+    /// No created node is missing. Otherwise the absence of a node does not prove that its VM is gone.
     pub complete: bool,
+    /// Whether VMs that are requested and not created yet are among the nodes.
+    pub pending: PendingVms,
     /// VPSie listed VMs, of the cluster or of others. A listing without any does not prove that VMs are gone.
     pub has_rows: bool,
 }
@@ -23,8 +25,28 @@ pub struct NodeListing {
 impl NodeListing {
     /// A listing of these nodes only.
     pub fn of_nodes(nodes: Vec<ListedNode>, complete: bool) -> Self {
-        Self { has_rows: !nodes.is_empty(), nodes, complete }
+        Self { has_rows: !nodes.is_empty(), nodes, complete, pending: PendingVms::Listed }
     }
+
+    /// Whether a complete listing without the VM of a request proves that VPSie has not created it yet.
+    pub(super) fn shows_requests(&self) -> bool {
+        match self.pending {
+            PendingVms::Listed | PendingVms::Unsupported => self.complete,
+            PendingVms::Unknown => false,
+        }
+    }
+}
+
+/// Whether a listing shows VMs that are requested and not created yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PendingVms {
+    /// They are listed.
+    #[default]
+    Listed,
+    /// They could not be listed now. A request whose VM is not listed is not repeated until they can.
+    Unknown,
+    /// The API has no list of them. A request whose VM is not listed counts as lost after the create timeout.
+    Unsupported,
 }
 
 /// A node of the cluster as VPSie lists it.
@@ -52,8 +74,28 @@ pub struct ListedNode {
     pub created_at: Option<Timestamp>,
     /// Interruption of the VM, if the listing announces one.
     pub interruption: Option<ReportedInterruption>,
+    /// Its attachment to the network of its NodeGroup. None for products without attachments, and while VPSie does
+    /// not list the VM as created.
+    pub attachment: Option<Attachment>,
     /// The pool in its owner marker. None for products without owner markers.
     pub pool: Option<PoolId>,
+}
+
+/// The attachment of a VM to the VPC and the firewall group of its NodeGroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// Attached, or its NodeGroup has neither.
+    Done,
+    /// Not attached yet.
+    Open,
+    /// Not attached: VPSie refused, with this message. It is retried.
+    Failed(String),
+}
+
+impl Attachment {
+    pub(super) fn is_done(&self) -> bool {
+        *self == Self::Done
+    }
 }
 
 impl ListedNode {

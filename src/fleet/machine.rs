@@ -8,12 +8,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Hostname, MachineId, PoolId, ProviderId, VmId};
-use super::listing::ListedNode;
+use super::listing::{Attachment, ListedNode};
 use super::spot::Notice;
 use crate::catalog::{MachineClass, SizeId};
 
 /// Maximum of requests for one machine. If all are lost, the machine fails.
 pub const MAX_REQUESTS: usize = 3;
+/// Names of NodeGroups may be so long that a hostname has room for one digit of the number of the request.
+const _: () = assert!(MAX_REQUESTS < 10);
 
 /// One unit of a pool's target size. A durable record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +183,10 @@ pub struct Vm {
     /// Instance id.
     #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
     pub provider_id: Option<ProviderId>,
+    /// Whether it is attached to the VPC and the firewall group of its NodeGroup; true if there is neither. None while it
+    /// is unknown, and for managed clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<bool>,
     /// The request that created it, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<RequestRef>,
@@ -276,6 +282,8 @@ pub enum FailureReason {
     Stockout,
     /// No VM was listed in time, or the VM vanished before its Node registered.
     CreateTimeout,
+    /// The VM is listed, and its Node did not register in time.
+    JoinTimeout,
     /// VPSie refused the credentials until the create timeout.
     Authentication,
     /// VPSie does not know an object that the NodeGroup names.
@@ -295,6 +303,7 @@ impl FailureReason {
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::Stockout => "STOCKOUT",
             Self::CreateTimeout => "CREATE_TIMEOUT",
+            Self::JoinTimeout => "JOIN_TIMEOUT",
             Self::Authentication => "AUTHENTICATION",
             Self::InvalidConfiguration => "INVALID_CONFIGURATION",
             Self::ApiUnavailable => "API_UNAVAILABLE",
@@ -308,6 +317,7 @@ impl FailureReason {
         match self {
             Self::QuotaExceeded | Self::Stockout | Self::DatacenterUnavailable => 1,
             Self::CreateTimeout
+            | Self::JoinTimeout
             | Self::Authentication
             | Self::InvalidConfiguration
             | Self::ApiUnavailable
@@ -330,6 +340,7 @@ impl Vm {
             id: node.id.clone(),
             addresses: node.addresses.clone(),
             provider_id: None,
+            attached: node.attachment.as_ref().map(Attachment::is_done),
             request: None,
         }
     }
@@ -340,9 +351,14 @@ impl Vm {
         adopted.or_else(|| self.id.as_ref().map(VmId::provider_id))
     }
 
-    /// Updates id and addresses from a listing.
+    /// Updates id, attachment and addresses from a listing. An attachment that was made stays.
     pub(super) fn update_from_listing(&mut self, node: &ListedNode) {
         self.id = self.id.take().or_else(|| node.id.clone());
+        if self.attached != Some(true)
+            && let Some(attachment) = &node.attachment
+        {
+            self.attached = Some(attachment.is_done());
+        }
         if !node.addresses.is_empty() {
             self.addresses.clone_from(&node.addresses);
         }

@@ -69,7 +69,7 @@ pub use ids::{
     PoolIdError, ProviderId, VmId,
 };
 pub use limits::{Limits, PoolLimits};
-pub use listing::{ListedNode, NodeListing, NodeRole, VmState};
+pub use listing::{Attachment, ListedNode, NodeListing, NodeRole, PendingVms, VmState};
 pub use machine::{
     DeletableVm, DeletionReason, DrainState, Failure, FailureReason, MAX_REQUESTS, Machine, Phase,
     RequestOutcome, RequestRef, Vm, VmRequest,
@@ -88,4 +88,4 @@ pub use spot::{
 pub use state::{Fleet, Pool};
 pub use taint::{Taint, TaintEffect};
 pub(crate) use template::is_label_value;
-pub use template::{FleetSettings, Reserved, Template, names, template};
+pub use template::{FleetSettings, Reserved, Template, names, network_taint, template};

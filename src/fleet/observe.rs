@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::age::age;
 use super::ids::{Hostname, MachineId};
-use super::listing::{ListedNode, NodeListing, NodeRole, ShownAttributes, VmState};
+use super::listing::{ListedNode, NodeListing, NodeRole, PendingVms, ShownAttributes, VmState};
 use super::machine::{DeletionReason, DrainState, Failure, FailureReason, Machine, Phase, Vm};
 use super::policy::{Binding, Policy};
 use super::record::{Change, UnmanagedKind, UnmanagedNode};
@@ -45,8 +45,11 @@ impl Fleet {
         }
         let mut new_nodes = Vec::new();
         for node in nodes {
-            if let Some(id) = self.machine_of_listed(node).map(|m| m.id.clone()) {
-                self.transient.missing.remove(&node.hostname);
+            if let Some((id, hostname)) =
+                self.machine_of_listed(node).map(|m| (m.id.clone(), m.vm().map(|vm| vm.hostname.clone())))
+            {
+                // A second VM of its request may have the hostname in the listing.
+                self.transient.missing.remove(hostname.as_ref().unwrap_or(&node.hostname));
                 self.update_machine(&mut changes, &id, node, now, policy);
                 self.drop_unmanaged(&mut changes, &node.hostname);
             } else if self.is_of_another_program(node) {
@@ -74,8 +77,10 @@ impl Fleet {
         self.note_control_plane(listing);
         self.note_first_listed(&new_nodes, now);
         self.bind_new_nodes(&mut changes, new_nodes, now, policy);
-        let unbound = nodes.iter().filter(|node| self.unmanaged.contains_key(&node.hostname));
-        let addresses = unbound.map(|node| (node.hostname.clone(), node.addresses.clone())).collect();
+        let addresses = nodes
+            .iter()
+            .filter_map(|node| Some((self.unmanaged_name(node)?, node.addresses.clone())))
+            .collect();
         if self.transient.addresses != addresses {
             self.transient.addresses = addresses;
         }
@@ -84,13 +89,23 @@ impl Fleet {
         if policy.running_when_listed {
             self.skip_drains(&mut changes);
         }
-        if listing.complete {
+        if listing.shows_requests() {
             for count in self.transient.listings_since_request.values_mut() {
                 *count = count.saturating_add(1);
             }
         }
         self.transient.listed_completely = listing.complete;
+        self.transient.pending = listing.pending;
         changes
+    }
+
+    /// The name of a node's unmanaged record: a second VM of a request has a name of its own.
+    fn unmanaged_name(&self, node: &ListedNode) -> Option<Hostname> {
+        let own = node.id.as_ref().map(|id| node.hostname.duplicate(id));
+        let names = [Some(node.hostname.clone()), own].into_iter().flatten();
+        names.into_iter().find(|name| {
+            self.unmanaged.get(name).is_some_and(|unmanaged| node.can_have_id(unmanaged.id.as_ref()))
+        })
     }
 
     /// Remembers the time of the first listing of nodes without a record: while a record is refused, they are
@@ -278,7 +293,10 @@ impl Fleet {
         let is_proof = listing.complete && listing.has_rows;
         let seen: HashSet<&MachineId> =
             nodes.iter().filter_map(|node| self.machine_of_listed(node)).map(|m| &m.id).collect();
-        let bound = self.machines.values().filter(|m| m.vm().is_some());
+        // A VM without a UUID may not be created yet.
+        let is_shown = |vm: &Vm| vm.id.is_some() || listing.pending == PendingVms::Listed;
+        let is_accepted = |m: &Machine| matches!(m.phase, Phase::Deleting { accepted_at: Some(_), .. });
+        let bound = self.machines.values().filter(|m| m.vm().is_some_and(is_shown) || is_accepted(m));
         let missing: Vec<Machine> = bound.filter(|m| !seen.contains(&m.id)).cloned().collect();
         let names: HashSet<&Hostname> = nodes.iter().map(|node| &node.hostname).collect();
         if is_proof {
@@ -398,6 +416,7 @@ impl Fleet {
             id: orphan.id.clone(),
             addresses,
             provider_id: None,
+            attached: None,
             request: orphan.request.clone(),
         }
     }

@@ -11,7 +11,7 @@ use super::group::NodeGroup;
 use super::ids::{Hostname, MachineId, NodeGroupName, PLACEHOLDER_PREFIX, PROVIDER_ID_PREFIX, VmId};
 use super::machine::{Machine, Phase, Vm};
 use super::policy::Binding;
-use super::record::UnmanagedNode;
+use super::record::{UnmanagedKind, UnmanagedNode};
 use super::spot::MAX_NOTICE;
 use super::state::{Fleet, Pool};
 use super::template::Template;
@@ -120,6 +120,21 @@ impl Fleet {
     /// Every machine.
     pub fn machines(&self) -> impl Iterator<Item = &Machine> {
         self.machines.values()
+    }
+
+    /// VMs of machines that are attached to the network of their NodeGroup.
+    pub fn attached_vms(&self) -> impl Iterator<Item = &VmId> {
+        let vms = self.machines.values().filter_map(Machine::vm).filter(|vm| vm.attached == Some(true));
+        vms.filter_map(|vm| vm.id.as_ref())
+    }
+
+    /// Whether VPSie's listings still matter: there are machines, or VMs that are or were of machines and may return.
+    pub fn needs_listings(&self) -> bool {
+        let is_own = |unmanaged: &UnmanagedNode| match unmanaged.kind {
+            UnmanagedKind::Orphan { .. } | UnmanagedKind::Gone { .. } => true,
+            UnmanagedKind::Foreign => false,
+        };
+        !self.machines.is_empty() || self.unmanaged.values().any(is_own)
     }
 
     /// A machine by its name.

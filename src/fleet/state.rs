@@ -293,7 +293,7 @@ impl Fleet {
     }
 
     /// Whether the NodeGroup has no valid spec, so that it neither grows nor shrinks.
-    pub(super) fn lacks_spec(&self, group: &NodeGroupName) -> bool {
+    pub fn lacks_spec(&self, group: &NodeGroupName) -> bool {
         self.without_spec.contains(group)
     }
 

@@ -12,7 +12,7 @@ use super::ids::PoolId;
 use super::policy::Binding;
 use super::size_profile::{Amounts, MAX_SAMPLES_OF_GROUP, NodeShape};
 use super::spot::SpotDefaults;
-use super::taint::Taint;
+use super::taint::{Taint, TaintEffect};
 use crate::catalog::{CAPACITY_TYPE_LABELS, CapacityType, Offer, Resources};
 use crate::cost::{CostLimit, Prices};
 
@@ -34,6 +34,9 @@ pub mod names {
     pub const RELEARN: &str = "autoscaler.vpsie.com/relearn";
     /// Taint: the Node's VM is an orphan. Its value shows whether vpsie-autoscaler cordoned the Node.
     pub const ORPHAN: &str = "autoscaler.vpsie.com/orphan";
+    /// Taint of a new Node until its VM is attached to its VPC and firewall group. By its prefix, Cluster Autoscaler
+    /// counts the Node as starting, and ignores the taint in templates.
+    pub const NETWORK: &str = "startup-taint.cluster-autoscaler.kubernetes.io/vpsie-network";
     /// Annotation that users and agents set: VPSie will interrupt the Node's VM. Its value is the time (RFC 3339), or
     /// empty if it is unknown, or `none` to override notices of other programs. A taint of this key is a notice, too.
     pub const INTERRUPTION: &str = "autoscaler.vpsie.com/interruption";
@@ -160,6 +163,11 @@ impl NodeGroup {
         }
         taints
     }
+}
+
+/// The taint of a new Node until its VM is attached to its VPC and firewall group. Templates do not have it.
+pub fn network_taint() -> Taint {
+    Taint { key: names::NETWORK.to_owned(), value: "attaching".to_owned(), effect: TaintEffect::NoSchedule }
 }
 
 /// Whether Kubernetes accepts the text as the value of a label.

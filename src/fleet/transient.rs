@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::datacenters::DatacenterObservations;
 use super::guard::GuardStatus;
 use super::ids::{Hostname, MachineId};
-use super::listing::ShownAttributes;
+use super::listing::{PendingVms, ShownAttributes};
 use super::payloads::PayloadFindings;
 use crate::catalog::MachineClass;
 
@@ -20,7 +20,7 @@ use crate::catalog::MachineClass;
 pub(super) struct TransientState {
     /// Consecutive listings without a VM, and the time of the first of them.
     pub(super) missing: HashMap<Hostname, (u32, Timestamp)>,
-    /// Complete listings since a machine's last request.
+    /// Complete listings since a machine's last request that show VMs that are not created yet.
     pub(super) listings_since_request: HashMap<MachineId, u32>,
     /// Consecutive rows without the notice that VPSie's listing gave before.
     pub(super) listings_without_notice: HashMap<MachineId, u32>,
@@ -37,6 +37,8 @@ pub(super) struct TransientState {
     pub(super) listed: bool,
     /// Whether the last listing was complete.
     pub(super) listed_completely: bool,
+    /// Whether the last listing showed VMs that are not created yet.
+    pub(super) pending: PendingVms,
     /// Time of the first listing of each node that the last listing showed and that has no record.
     pub(super) first_listed: HashMap<Hostname, Timestamp>,
     /// The last status of the runaway guard. None until the first listing.

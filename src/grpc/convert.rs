@@ -164,6 +164,7 @@ mod tests {
             id: id.map(Into::into),
             addresses: Vec::new(),
             provider_id: None,
+            attached: None,
             request: None,
         }
     }

@@ -57,6 +57,7 @@ pub(super) fn fleet() -> Fleet {
         id: Some(id.into()),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     let failure = Failure { reason: FailureReason::Stockout, message: "no capacity".to_owned() };

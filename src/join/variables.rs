@@ -27,7 +27,7 @@ pub struct Variables {
     pub offering: String,
     /// Labels of the Node, as in the template of its pool.
     pub labels: BTreeMap<String, String>,
-    /// Taints of the Node, as in the template of its pool.
+    /// Taints of the Node: those of the template of its pool, and the startup taint of its network.
     pub taints: Vec<Taint>,
     /// Reserved resources of the Node.
     pub reserved: Reserved,

@@ -107,6 +107,7 @@ fn machines_and_unmanaged_nodes() -> Records {
         id: Some(VmId::new(format!("u-{n}"))),
         addresses: vec![std::net::IpAddr::from([10, 0, 0, n as u8])],
         provider_id: None,
+        attached: None,
         request: None,
     };
     let failure = Failure { reason: FailureReason::Stockout, message: "none left".to_owned() };

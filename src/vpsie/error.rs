@@ -67,6 +67,23 @@ impl ErrorKind {
         }
     }
 
+    /// Whether VPSie refused a read for a reason that time does not change: a parameter, an object, or the call itself.
+    pub(super) fn is_lasting(self) -> bool {
+        match self {
+            Self::NotFound | Self::WrongServer | Self::Forbidden | Self::BadConfiguration | Self::Refused => {
+                true
+            }
+            Self::Unauthenticated
+            | Self::Quota
+            | Self::Shortage
+            | Self::PasswordRefused
+            | Self::RateLimited
+            | Self::NotSent
+            | Self::NotAdmitted
+            | Self::Unclear => false,
+        }
+    }
+
     /// Classifies a refusal by its status (0 if there is none) and its message
     /// (docs/reference/vpsie-api.md#refusals).
     ///

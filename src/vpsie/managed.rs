@@ -329,6 +329,7 @@ impl Backend for ManagedBackend {
             addresses: node.addresses.into_iter().collect(),
             created_at: node.created_at,
             interruption: node.interruption,
+            attachment: None,
             pool: None,
         };
         let complete = memory.is_complete(&rows.nameless);

@@ -62,6 +62,7 @@ pub(crate) fn listing(records: &Records) -> Vec<ListedNode> {
         addresses: vm.addresses.clone(),
         created_at: Timestamp::from_second(1).ok(),
         interruption: None,
+        attachment: None,
         pool: None,
     };
     let mut nodes: Vec<ListedNode> = records.machines.iter().filter_map(Machine::vm).map(listed).collect();

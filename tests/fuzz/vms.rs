@@ -55,7 +55,6 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         script("delete", vec![ok(PENDING), ok(VMS), ok(WRONG_PASSWORD), ok(VMS), ok(DONE)]),
         script("delete", vec![ok(PENDING), ok(VMS), missing(), ok(r#"{"data":[]}"#)]),
         script("scripts", vec![ok(SCRIPTS), missing()]),
-        script("check", vec![ok(r#"{"data":[{"identifier":"ams1","dc_name":"AMS"}]}"#)]),
     ]
 }
 
@@ -151,7 +150,6 @@ pub(crate) fn run(input: &[u8]) {
                     check_retry_after(&backend.delete_script(&script).await);
                 }
             }
-            "check" => check_retry_after(&backend.check().await),
             _ => {
                 let mut listings = Vec::new();
                 for _ in 0..3 {

@@ -141,6 +141,7 @@ fn machine(pool: &str, node: &ExternalGrpcNode) -> Machine {
             id: Some(VmId::from(uuid)),
             addresses: Vec::new(),
             provider_id: None,
+            attached: None,
             request: None,
         };
         (MachineId::new(format!("m-{uuid}")), Phase::Running { vm, since })

@@ -151,9 +151,7 @@ pub(super) async fn run(
     else {
         return release_lease(lease_task, over, Ok(()), None).await;
     };
-    if let Some(catalog) = handle.read(|fleet| fleet.records().catalog) {
-        product.restore_offers(&catalog);
-    }
+    handle.read(|fleet| product.restore(fleet));
     let (in_force, served) = watch::channel(ServedCluster::Unknown);
     let ready = wait_for_cluster(served.clone(), shutdown.clone()).boxed().shared();
     let backend = product.backend();
@@ -164,7 +162,8 @@ pub(super) async fn run(
     };
     let listing_trigger = spawn_vpsie(&mut tasks, &settings, &handle, &backend, observers, ready, &shutdown);
     let create_timeout = settings.timing.create_timeout;
-    product.spawn(&mut tasks, &handle, components.events.clone(), create_timeout, &shutdown);
+    let (events, nodes) = (components.events.clone(), components.nodes.clone());
+    product.spawn(&mut tasks, &handle, events, nodes, create_timeout, &shutdown);
     components.spawn_watches(
         &mut tasks,
         &handle,

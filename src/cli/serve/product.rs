@@ -1,15 +1,15 @@
 //! The product of VPSie that the leader serves: a managed cluster, or plain VMs of a self-managed one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::components::{Tasks, spawn};
-use crate::catalog::Catalog;
 use crate::clock::Clock;
-use crate::control::{FleetHandle, JoinCleanup, JoinPayloads, ServedCluster};
-use crate::fleet::ClusterId;
+use crate::control::{FleetHandle, JoinCleanup, JoinPayloads, NodesView, ServedCluster};
+use crate::fleet::{ClusterId, Fleet};
 use crate::kubernetes::Events;
 use crate::store::KubernetesStore;
 use crate::vpsie::{Backend, Client, DeletionKey, ManagedBackend, ManagedConfig, VmBackend, cluster_code};
@@ -67,12 +67,17 @@ impl Product {
         }
     }
 
-    /// Restores offers of an earlier run, so that the first listing can determine sizes.
-    pub(super) fn restore_offers(&self, catalog: &Catalog) {
+    /// Restores what an earlier process knew: offers, so that the first listing can determine sizes; and VMs that are
+    /// attached to their networks.
+    pub(super) fn restore(&self, fleet: &Fleet) {
         match self {
-            Self::Managed(backend) => backend.restore_offers(catalog),
+            Self::Managed(backend) => {
+                if let Some(catalog) = fleet.records().catalog {
+                    backend.restore_offers(&catalog);
+                }
+            }
             // The listing shows the pool of each VM.
-            Self::SelfManaged { .. } => {}
+            Self::SelfManaged { backend, .. } => backend.restore_attached(fleet.attached_vms().cloned()),
         }
     }
 
@@ -95,10 +100,15 @@ impl Product {
                 );
                 payloads.set_groups(groups.as_ref().clone());
             }
+            // VPSie is listed on.
+            (Self::SelfManaged { backend, payloads, .. }, ServedCluster::None) => {
+                backend.set_groups(BTreeMap::new());
+                payloads.set_groups(BTreeMap::new());
+            }
             // The fleet's NodeGroups are of its product.
-            (Self::Managed(_), ServedCluster::SelfManaged(_))
+            (Self::Managed(_), ServedCluster::SelfManaged(_) | ServedCluster::None)
             | (Self::SelfManaged { .. }, ServedCluster::Managed(_))
-            | (_, ServedCluster::Unknown | ServedCluster::None) => {}
+            | (_, ServedCluster::Unknown) => {}
         }
     }
 
@@ -108,13 +118,15 @@ impl Product {
         tasks: &mut Tasks,
         handle: &FleetHandle,
         events: Events,
+        nodes: NodesView,
         create_timeout: Duration,
         shutdown: &CancellationToken,
     ) {
         let Self::SelfManaged { backend, payloads, .. } = self else { return };
         let scripts = Arc::clone(backend) as _;
         let cleanup =
-            JoinCleanup::new(Arc::clone(payloads), handle.clone(), Some(scripts), events, create_timeout);
+            JoinCleanup::new(Arc::clone(payloads), handle.clone(), Some(scripts), events, create_timeout)
+                .with_deadlines(nodes);
         spawn(tasks, "join clean-up", cleanup.run(shutdown.clone()));
     }
 }

@@ -95,6 +95,7 @@ fn a_machine_that_comes_up_is_timed_once() {
         id: None,
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     machine.phase = Phase::Running { vm, since: machine.created_at + Duration::from_secs(42) };

@@ -1,7 +1,7 @@
 //! The clean-up: compares tokens, scripts and records with the VMs that may still join, and deletes those without a VM.
 //! A crash leaves nothing behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +9,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::deadline::{JOIN_TIME, JoinDeadlines};
 use super::outcome::{count_outcome, join_outcome, stopped_datacenters};
 use super::records::{JoinChanges, JoinRecord, Joins, PayloadRecord};
 use super::{JoinPayloads, JoiningVm, StoppedPayloads, TOKEN_TTL};
 use crate::catalog::DatacenterId;
 use crate::control::handle::FleetHandle;
+use crate::control::nodes::NodesView;
 use crate::fleet::{Cause, Fleet, Hostname, NodeGroupName};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent};
 use crate::validation::SelfManagedGroup;
@@ -29,9 +31,6 @@ const DEBOUNCE: Duration = Duration::from_secs(2);
 const MAX_PER_PASS: usize = 50;
 /// Remaining lifetime below which a token is extended.
 const EXTEND_BELOW: Duration = Duration::from_mins(25);
-/// Time that a VM has to join after the create timeout, in which its token is extended.
-const JOIN_TIME: Duration = Duration::from_mins(20);
-
 /// The clean-up loop. It runs on the leader.
 pub struct JoinCleanup {
     payloads: Arc<JoinPayloads>,
@@ -40,6 +39,10 @@ pub struct JoinCleanup {
     events: Events,
     /// The create timeout, unless the cluster sets its own.
     create_timeout: Duration,
+    /// None: Cluster Autoscaler alone gives machines up.
+    deadlines: Option<JoinDeadlines>,
+    /// NodeGroups with the record of a payload that were deleted in the last pass.
+    deleted: BTreeSet<NodeGroupName>,
     known_scripts: KnownScripts,
     /// Time of the last check of the payloads, and what was checked.
     checked_at: Option<Instant>,
@@ -83,10 +86,19 @@ impl JoinCleanup {
             scripts,
             events,
             create_timeout,
+            deadlines: None,
+            deleted: BTreeSet::new(),
             known_scripts: KnownScripts::default(),
             checked_at: None,
             checked: Checked::default(),
         }
+    }
+
+    /// Fails machines whose Node does not register in time.
+    #[must_use]
+    pub fn with_deadlines(self, nodes: NodesView) -> Self {
+        let deadlines = JoinDeadlines::new(nodes, self.payloads.nodes.clone());
+        Self { deadlines: Some(deadlines), ..self }
     }
 
     /// Runs until `shutdown`.
@@ -122,6 +134,13 @@ impl JoinCleanup {
             let _changing = payloads.changing.lock().await;
             // Records are read before the fleet, so that the fleet has the request of each record.
             let joins = payloads.records.read().await?;
+            let create_timeout = self.create_timeout();
+            if let Some(deadlines) = &mut self.deadlines {
+                let now = payloads.clock.now();
+                if let Err(error) = deadlines.expire(&self.handle, &joins, now, create_timeout).await {
+                    tracing::warn!(%error, "cannot read whether a Node registered; its VM stays");
+                }
+            }
             self.clean_joins(joins).await?
         };
         self.report_stopped(&cleaned.payloads).await;
@@ -132,7 +151,7 @@ impl JoinCleanup {
     }
 
     /// Deletes the tokens and records of joins that have ended, counts their outcomes, and extends the other tokens.
-    async fn clean_joins(&self, mut joins: Joins) -> Result<CleanedJoins, kube::Error> {
+    async fn clean_joins(&mut self, mut joins: Joins) -> Result<CleanedJoins, kube::Error> {
         let now = self.payloads.clock.now();
         let joining = self.payloads.joining();
         let (mut ended, open): (Vec<Join<'_>>, Vec<Join<'_>>) =
@@ -154,12 +173,35 @@ impl JoinCleanup {
         for (group, record) in &counted {
             changes.set_payload(group, record);
         }
+        self.remove_payloads(&mut joins.payloads, &counted, &mut changes);
         let extended = self.extend(&open, &joining, now, &mut changes).await;
         let has_ended = !ended.is_empty();
         self.payloads.records.write(&changes).await?;
         extended?;
         joins.payloads.extend(counted);
         Ok(CleanedJoins { payloads: joins.payloads, has_ended, rest })
+    }
+
+    /// Removes the records of the payloads of deleted NodeGroups. A second pass confirms each: declarations come into force
+    /// one after the other.
+    fn remove_payloads(
+        &mut self,
+        records: &mut BTreeMap<NodeGroupName, PayloadRecord>,
+        counted: &BTreeMap<NodeGroupName, PayloadRecord>,
+        changes: &mut JoinChanges,
+    ) {
+        let is_deleted =
+            |group: &&NodeGroupName| !counted.contains_key(*group) && self.payloads.is_deleted(group);
+        let deleted: BTreeSet<NodeGroupName> = records.keys().filter(is_deleted).cloned().collect();
+        for group in deleted.intersection(&self.deleted) {
+            records.remove(group);
+            changes.remove_payload(group);
+        }
+        self.deleted = deleted;
+    }
+
+    fn create_timeout(&self) -> Duration {
+        self.handle.read(Fleet::declared_create_timeout).unwrap_or(self.create_timeout)
     }
 
     /// Records which VMs are listed, and extends the tokens of VMs that may still join.
@@ -170,7 +212,7 @@ impl JoinCleanup {
         now: Timestamp,
         changes: &mut JoinChanges,
     ) -> Result<(), kube::Error> {
-        let create_timeout = self.handle.read(Fleet::declared_create_timeout).unwrap_or(self.create_timeout);
+        let create_timeout = self.create_timeout();
         let mut extended = 0;
         for (hostname, before) in open {
             let mut record = (*before).clone();

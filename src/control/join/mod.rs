@@ -1,6 +1,7 @@
 //! The join of VMs to a self-managed cluster: payloads, their credentials, and their clean-up.
 
 mod cleanup;
+mod deadline;
 mod outcome;
 mod records;
 mod sources;
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use kube::Client;
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, Client};
 use rand::rngs::SysRng;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
@@ -22,7 +24,9 @@ use tokio::sync::{Mutex, watch};
 use super::handle::FleetHandle;
 use crate::catalog::DatacenterId;
 use crate::clock::Clock;
-use crate::fleet::{Fleet, Hostname, Machine, MachineId, NodeGroupName, PayloadFindings, Reserved, Taint};
+use crate::fleet::{
+    Fleet, Hostname, Machine, MachineId, NodeGroupName, PayloadFindings, Reserved, Taint, network_taint,
+};
 use crate::join::{
     CloudController, JoinConfig, JoinKind, PayloadHash, PayloadInput, Variables, join_token, render,
 };
@@ -53,10 +57,12 @@ pub struct JoinPayloads {
     handle: FleetHandle,
     clock: Arc<dyn Clock>,
     cluster: String,
-    groups: RwLock<BTreeMap<NodeGroupName, SelfManagedGroup>>,
+    /// None until the NodeGroups are read.
+    groups: RwLock<Option<BTreeMap<NodeGroupName, SelfManagedGroup>>>,
     sources: Sources,
     tokens: BootstrapTokens,
     records: JoinRecords,
+    nodes: Api<Node>,
     /// Held while tokens and records change, so that the clean-up sees no partial change.
     changing: Mutex<()>,
     stopped: watch::Sender<StoppedPayloads>,
@@ -80,6 +86,7 @@ impl JoinPayloads {
             sources: Sources::new(client.clone(), namespace),
             tokens: BootstrapTokens::new(client.clone()),
             records: JoinRecords::new(client.clone(), namespace),
+            nodes: Api::all(client.clone()),
             changing: Mutex::default(),
             stopped: watch::Sender::default(),
         }
@@ -87,7 +94,7 @@ impl JoinPayloads {
 
     /// Puts the NodeGroups in force.
     pub fn set_groups(&self, groups: BTreeMap<NodeGroupName, SelfManagedGroup>) {
-        *self.groups.write().unwrap_or_else(PoisonError::into_inner) = groups;
+        *self.groups.write().unwrap_or_else(PoisonError::into_inner) = Some(groups);
     }
 
     /// Datacenters in which NodeGroups add no machines because their payload never joins there.
@@ -96,11 +103,27 @@ impl JoinPayloads {
     }
 
     fn group(&self, group: &NodeGroupName) -> Option<SelfManagedGroup> {
-        self.groups.read().unwrap_or_else(PoisonError::into_inner).get(group).cloned()
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(group).cloned()
     }
 
     fn groups(&self) -> BTreeMap<NodeGroupName, SelfManagedGroup> {
-        self.groups.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.groups.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// Whether the NodeGroup was deleted. False until the NodeGroups are read.
+    fn is_deleted(&self, group: &NodeGroupName) -> bool {
+        let is_absent = self
+            .groups
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .is_some_and(|known| !known.contains_key(group));
+        let is_used = |fleet: &Fleet| {
+            fleet.node_group(group).is_some()
+                || fleet.lacks_spec(group)
+                || fleet.machines().any(|machine| machine.pool.node_group == *group)
+        };
+        is_absent && !self.handle.read(is_used)
     }
 
     /// The VMs that may still join, by hostname.
@@ -322,7 +345,10 @@ impl PayloadSource for JoinPayloads {
         })?;
         let sources = self.sources.read(&config).await?;
         let (declared, node) = self.handle.read(|fleet| (declared(fleet, group), node(fleet, request)));
-        let node = node.ok_or_else(|| invalid(format!("pool {} does not exist", request.pool)))?;
+        let mut node = node.ok_or_else(|| invalid(format!("pool {} does not exist", request.pool)))?;
+        if vms.has_network(&request.pool.datacenter) {
+            node.taints.push(network_taint());
+        }
         let hash = hash(&vms, &config, &sources, &declared);
         let render_with = |credential: &SecretString| {
             let token = join_token(config.kind, credential, &sources.ca).map_err(invalid)?;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::records::{FailedJoins, JoinRecord, PayloadRecord};
 use crate::catalog::DatacenterId;
-use crate::fleet::{Fleet, Hostname, Machine, Phase};
+use crate::fleet::{FailureReason, Fleet, Hostname, Machine, Phase};
 use crate::join::PayloadHash;
 
 /// Time that a listed VM has to join. A machine that is deleted earlier shows nothing about its payload.
@@ -37,8 +37,17 @@ pub(super) enum JoinOutcome {
 /// The outcome of a join that has ended.
 pub(super) fn join_outcome(fleet: &Fleet, hostname: &Hostname, record: &JoinRecord) -> JoinOutcome {
     let had_time = |end: Timestamp| record.listed_at.is_some_and(|listed| listed + MIN_JOIN_TIME <= end);
-    let machine = fleet.machine(&record.machine).filter(|machine| is_its_vm(machine, hostname));
-    let Some(machine) = machine else { return JoinOutcome::Unknown };
+    let Some(machine) = fleet.machine(&record.machine) else { return JoinOutcome::Unknown };
+    // Its VM is an orphan by now.
+    if let Phase::Failed { failure, at } = &machine.phase
+        && failure.reason == FailureReason::JoinTimeout
+        && had_time(*at)
+    {
+        return JoinOutcome::NeverJoined(machine.pool.datacenter.clone());
+    }
+    if !is_its_vm(machine, hostname) {
+        return JoinOutcome::Unknown;
+    }
     match &machine.phase {
         Phase::Running { .. } => JoinOutcome::Joined,
         Phase::Deleting { since, .. } if had_time(*since) => {

@@ -144,6 +144,10 @@ impl JoinChanges {
         self.0.insert(format!("{PAYLOAD}{group}"), Some(json!(record).to_string()));
     }
 
+    pub(super) fn remove_payload(&mut self, group: &NodeGroupName) {
+        self.0.insert(format!("{PAYLOAD}{group}"), None);
+    }
+
     pub(super) fn remove_key(&mut self, key: String) {
         self.0.insert(key, None);
     }

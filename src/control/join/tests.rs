@@ -1,6 +1,7 @@
 //! Payloads and their clean-up against an API server in the process.
 
 mod cleanup;
+mod deadline;
 mod secrecy;
 mod stop;
 
@@ -18,7 +19,7 @@ use crate::catalog::Catalog;
 use crate::fleet::tests::{OTHER as POOL, group, offer};
 use crate::fleet::{
     Binding, Change, DeletionReason, DrainState, FleetSettings, Machine, MachineId, NodeGroup, Phase,
-    Records, RequestOutcome, TaintEffect, Vm, VmRequest,
+    Records, RequestOutcome, TaintEffect, Vm, VmRequest, names,
 };
 use crate::join::{Credential, ObjectKey, PayloadTemplate, VariableSource};
 use crate::kubernetes::{EventMetrics, Events};
@@ -208,7 +209,7 @@ impl World {
     fn bind(&self, machine: &mut Machine) {
         let hostname = machine.requests.remove(0).hostname.unwrap();
         let id = Some(machine.id.as_str().into());
-        let vm = Vm { hostname, id, addresses: Vec::new(), provider_id: None, request: None };
+        let vm = Vm { hostname, id, addresses: Vec::new(), provider_id: None, attached: None, request: None };
         machine.phase = Phase::Creating { vm: Some(vm), since: self.clock.now() };
         self.save(machine);
     }
@@ -308,6 +309,30 @@ async fn a_payload_has_a_token_of_its_own_and_the_template_labels() {
         assert_eq!(template.taints, node_group().taints);
     });
     assert!(payload.contains(r#"taints: [{"effect":"NoSchedule","key":"a/b","value":"c"}]"#), "{payload}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_a_network_has_a_startup_taint_and_its_template_has_none() {
+    for (kind, want) in [
+        (
+            JoinKind::Kubeadm,
+            format!(r#"{{"effect":"NoSchedule","key":"{}","value":"attaching"}}"#, names::NETWORK),
+        ),
+        (JoinKind::K3s, format!(r#""{}=attaching:NoSchedule""#, names::NETWORK)),
+    ] {
+        let world = World::new(config(kind));
+        let (_, request) = world.requested("batch-1", 1);
+        assert!(!world.payload(&request).await.unwrap().contains(names::NETWORK));
+        let mut vms = vms();
+        vms.places.get_mut("ams1").unwrap().network.firewall_group = Some("fw-1".to_owned());
+        world.payloads.set_groups([("batch".into(), SelfManagedGroup { vms, join: config(kind) })].into());
+        let (_, request) = world.requested("batch-1", 2);
+        let payload = world.payload(&request).await.unwrap();
+        assert!(payload.contains(&want), "{payload}");
+        world.handle.read(|fleet| {
+            assert_eq!(fleet.template(fleet.pool(POOL).unwrap()).taints, node_group().taints);
+        });
+    }
 }
 
 #[tokio::test(start_paused = true)]

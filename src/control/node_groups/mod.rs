@@ -26,7 +26,7 @@ use super::handle::{CommandError, FleetHandle};
 use super::nodes::NodesView;
 use crate::api::{AutoscalerConfig, AutoscalerConfigStatus, NodeGroup};
 use crate::clock::Clock;
-use crate::fleet::{Binding, Cause, Machine, NodeGroupName, Phase, RequestOutcome};
+use crate::fleet::{Binding, Cause, Fleet, Machine, NodeGroupName, Phase, RequestOutcome};
 use crate::kubernetes::merge_patch;
 use crate::validation::SelfManagedGroup;
 use crate::vpsie::ManagedConfig;
@@ -71,7 +71,7 @@ pub enum ServedCluster {
     /// The NodeGroups have not been read yet.
     #[default]
     Unknown,
-    /// There is no NodeGroup, and no machine.
+    /// There is no NodeGroup, and no machine; for plain VMs also no VM that may return.
     None,
     /// This managed cluster.
     Managed(ManagedConfig),
@@ -185,7 +185,10 @@ impl NodeGroups {
         }
         let served = match binding {
             Binding::ByDifference => next.served.clone().map_or(ServedCluster::None, ServedCluster::Managed),
-            Binding::ByName if next.groups.is_empty() && !machines => ServedCluster::None,
+            // A VM that VPSie creates late is found by its owner marker, without a NodeGroup.
+            Binding::ByName if next.groups.is_empty() && !self.handle.read(Fleet::needs_listings) => {
+                ServedCluster::None
+            }
             Binding::ByName => ServedCluster::SelfManaged(Arc::new(next.self_managed())),
         };
         if served != self.served {

@@ -341,6 +341,7 @@ mod tests {
             id: None,
             addresses: vec![[10, 0, 0, n].into()],
             provider_id: None,
+            attached: None,
             request: None,
         }
     }

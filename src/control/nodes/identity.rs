@@ -26,6 +26,8 @@ pub(super) enum NodeAction {
     Register(Hostname),
     /// Delete the Node object: its VM is gone.
     Delete,
+    /// Of two VMs that VPSie created for the machine's request, the other one joined: it becomes the machine's VM.
+    KeepJoined(MachineId, Hostname),
     /// Another controller set its providerID: adopt it as the machine's Instance id.
     Adopt(MachineId, ProviderId),
     /// Report that its providerID, which cannot be changed, belongs to another VM.
@@ -148,7 +150,7 @@ pub(super) fn facts(node: &Node, owner: Owner<'_>) -> NodeFacts {
         name: node.metadata.name.clone().unwrap_or_default(),
         uid: node.metadata.uid.clone().unwrap_or_default(),
         provider_id: provider_id(node).map(str::to_owned),
-        ready: is_ready(node),
+        ready: takes_pods(node),
         unschedulable: is_cordoned(node),
         machine,
         identified,
@@ -168,6 +170,11 @@ fn is_added_by_hand(node: &Node) -> bool {
 pub(super) fn node_action(fleet: &Fleet, history: &History, node: &Node, owner: Owner<'_>) -> NodeAction {
     if node.metadata.deletion_timestamp.is_some() {
         return NodeAction::None;
+    }
+    if let Owner::Machine { machine, identified: false } | Owner::Adoptable { machine, .. } = owner
+        && let Some(vm) = fleet.joined_duplicate(machine, &addresses(node))
+    {
+        return NodeAction::KeepJoined(machine.id.clone(), vm.clone());
     }
     match owner {
         Owner::Machine { machine, .. } => machine_action(fleet, node, machine),
@@ -214,7 +221,7 @@ fn machine_action(fleet: &Fleet, node: &Node, machine: &Machine) -> NodeAction {
         return NodeAction::None;
     }
     // Cluster Autoscaler can take over a replacement until its Node takes pods.
-    let is_awaited = machine.replaces.is_some() && !is_ready(node);
+    let is_awaited = machine.replaces.is_some() && !takes_pods(node);
     if matches!(machine.phase, Phase::Creating { .. }) && !is_awaited {
         return NodeAction::Register(vm.hostname.clone());
     }
@@ -271,6 +278,11 @@ fn addresses(node: &Node) -> Vec<IpAddr> {
 fn ready(node: &Node) -> Option<&NodeCondition> {
     let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.find(|condition| condition.type_ == "Ready")
+}
+
+/// Whether it is Ready, and its VM is attached to its network.
+fn takes_pods(node: &Node) -> bool {
+    is_ready(node) && !patch::awaits_network(node)
 }
 
 fn is_ready(node: &Node) -> bool {

@@ -6,13 +6,15 @@
 
 mod history;
 mod identity;
+mod machine_vm;
 mod notices;
 mod patch;
 mod samples;
+mod uninitialized;
 mod unready;
 mod view;
+mod watched;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 use super::handle::FleetHandle;
 use super::listing_trigger::ListingTrigger;
 use crate::clock::{Clock, SystemClock};
-use crate::fleet::{Hostname, Machine, MachineId, ProviderId, UnmanagedKind};
+use crate::fleet::{Hostname, Machine, MachineId, UnmanagedKind};
 use crate::kubernetes::{EventType, Events, Object, ObjectEvent, watch_config};
 use history::History;
 use identity::{NodeAction, Owner, facts, node_action, owner_of, unmatched};
 use samples::StableNodes;
+use uninitialized::UninitializedNodes;
+use watched::{is_conflict, is_stale, strip_unused};
 
 pub use view::{NodeFacts, NodesView};
 
@@ -64,6 +68,7 @@ pub struct Nodes {
     /// UIDs of Nodes that were reported already.
     reported: BTreeSet<String>,
     stability: StableNodes,
+    uninitialized: UninitializedNodes,
     /// Whether so many Nodes are not Ready that Cluster Autoscaler stops by default.
     stops_scaling: bool,
     clock: Arc<dyn Clock>,
@@ -84,6 +89,7 @@ impl Nodes {
             events: Events::none(),
             reported: BTreeSet::new(),
             stability: StableNodes::default(),
+            uninitialized: UninitializedNodes::default(),
             stops_scaling: false,
             clock: Arc::new(SystemClock),
         }
@@ -177,6 +183,7 @@ impl Nodes {
                 self.unmatched.remove(&uid);
                 self.reported.remove(&uid);
                 self.stability.forget_node(&uid);
+                self.uninitialized.retain(|known| *known != uid);
             }
             watcher::Event::Init => self.listing.clear(),
             watcher::Event::InitApply(node) => {
@@ -191,6 +198,7 @@ impl Nodes {
                 }
                 let uids: BTreeSet<_> = self.seen.values().filter_map(Node::uid).collect();
                 self.stability.retain(|uid| uids.contains(uid));
+                self.uninitialized.retain(|uid| uids.contains(uid));
                 self.reported.retain(|uid| uids.contains(uid.trim_start_matches(UNMATCHED_PREFIX)));
                 self.unmatched.retain(|uid, _| uids.contains(uid));
                 let first = !self.view.has_listed();
@@ -251,6 +259,12 @@ impl Nodes {
 
     async fn reconcile(&mut self, name: &str) {
         let Some(mut action) = self.assess(name) else { return };
+        if let NodeAction::KeepJoined(machine, vm) = action {
+            match self.keep_joined(name, machine, vm).await.then(|| self.assess(name)) {
+                Some(Some(next)) => action = next,
+                _ => return,
+            }
+        }
         if let NodeAction::Adopt(machine, provider_id) = action {
             match self.adopt_provider_id(name, machine, provider_id).await.then(|| self.assess(name)) {
                 Some(Some(next)) => action = next,
@@ -266,7 +280,7 @@ impl Nodes {
         }
         let uid = self.seen.get(name).and_then(Node::uid);
         match action {
-            NodeAction::None | NodeAction::Patch(_) | NodeAction::Adopt(..) => {}
+            NodeAction::None | NodeAction::Patch(_) | NodeAction::Adopt(..) | NodeAction::KeepJoined(..) => {}
             NodeAction::Register(hostname) => {
                 if let Err(error) = self.handle.note_registered(hostname).await {
                     tracing::warn!(node = name, %error, "cannot record that a Node registered; retrying");
@@ -281,6 +295,7 @@ impl Nodes {
             }
         }
         self.report_unmatched(name);
+        self.report_uninitialized(name);
         self.record_sample(name).await;
     }
 
@@ -390,31 +405,6 @@ impl Nodes {
         }
     }
 
-    /// Adopts the providerID that another controller set first. Returns whether it is recorded.
-    async fn adopt_provider_id(&mut self, name: &str, machine: MachineId, provider_id: ProviderId) -> bool {
-        match self.handle.adopt_provider_id(machine.clone(), provider_id.clone()).await {
-            Ok(true) => {
-                tracing::info!(
-                    node = name,
-                    %machine,
-                    %provider_id,
-                    "adopted the providerID that another controller set"
-                );
-                let message = format!(
-                    "vpsie-autoscaler adopted the providerID {provider_id}, which another controller set on Node \
-                     {name}, as the id of machine {machine}"
-                );
-                self.publish(name, &machine, EventType::Normal, "IdentityAdopted", &message);
-                true
-            }
-            Ok(false) => false,
-            Err(error) => {
-                tracing::warn!(node = name, %error, "cannot record the providerID of a Node; retrying");
-                false
-            }
-        }
-    }
-
     /// Patches a Node. Returns whether it was patched; then `seen` has the reply.
     async fn patch_node(&mut self, name: &str, patch: serde_json::Value) -> bool {
         let reply = send_patch(&self.api, name, patch).await;
@@ -482,31 +472,4 @@ enum WatchEffect {
     Node(String),
     All,
     Nothing,
-}
-
-/// Whether the watch shows a version of the Node that is not newer than the known one.
-fn is_stale(reported: &Node, known: &Node) -> bool {
-    if reported.uid() != known.uid() {
-        return false;
-    }
-    let version = |node: &Node| node.resource_version()?.parse::<u64>().ok();
-    match (version(reported), version(known)) {
-        (Some(reported), Some(known)) => reported.cmp(&known) != Ordering::Greater,
-        _ => reported.resource_version() == known.resource_version(),
-    }
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 404 | 409))
-}
-
-/// Removes unused parts of a Node, such as images and managed fields, which would use most of the memory.
-fn strip_unused(mut node: Node) -> Node {
-    node.metadata.managed_fields = None;
-    if let Some(status) = &mut node.status {
-        status.images = None;
-        status.volumes_attached = None;
-        status.volumes_in_use = None;
-    }
-    node
 }

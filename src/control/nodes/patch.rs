@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::notices::read_notice;
 use crate::catalog::is_capacity_type_label;
-use crate::fleet::{Fleet, Machine, Notice, NoticeSource, Phase, Vm, names};
+use crate::fleet::{Fleet, Machine, Notice, NoticeSource, Phase, Vm, names, network_taint};
 
 /// Cluster Autoscaler's taint of Nodes that are being deleted. Its value is the time of the deletion, in
 /// seconds since 1970.
@@ -25,6 +25,7 @@ const CORDONED: &str = "cordoned";
 pub(super) fn patch(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
     let patch = identity(fleet, node, machine).unwrap_or(Value::Null);
     let patch = if machine.counts() { uncordon_adopted(node, patch) } else { patch };
+    let patch = if machine.counts() { admit_attached(node, machine, patch) } else { patch };
     let patch = protect_replacement(fleet, node, machine, patch);
     let patch = cordon_interrupted(node, machine, patch);
     cordon(node, machine, patch)
@@ -47,17 +48,35 @@ pub(super) fn cordon_orphan(node: &Node) -> Option<Value> {
 }
 
 /// Extends the patch to remove the cordon and the taint of an orphan's Node, for the machine that adopted it.
-fn uncordon_adopted(node: &Node, mut patch: Value) -> Value {
+fn uncordon_adopted(node: &Node, patch: Value) -> Value {
     let Some(taint) = taints(node).find(|taint| taint.key == names::ORPHAN) else { return patch };
+    let mut patch = remove_taint(node, patch, names::ORPHAN);
+    if taint.value.as_deref() == Some(CORDONED) {
+        patch["spec"]["unschedulable"] = json!(false);
+    }
+    patch
+}
+
+/// Extends the patch so that the Node takes pods, once its VM is attached to its VPC and firewall group.
+fn admit_attached(node: &Node, machine: &Machine, patch: Value) -> Value {
+    let is_attached = machine.vm().is_some_and(|vm| vm.attached == Some(true));
+    if is_attached && awaits_network(node) { remove_taint(node, patch, names::NETWORK) } else { patch }
+}
+
+/// Whether the Node takes no pods until its VM is attached to its VPC and firewall group.
+pub(super) fn awaits_network(node: &Node) -> bool {
+    taints(node).any(|taint| taint.key == names::NETWORK)
+}
+
+/// Extends the patch to remove the taints with the key.
+fn remove_taint(node: &Node, mut patch: Value, key: &str) -> Value {
     let mut all = match patch["spec"]["taints"].take() {
         Value::Array(all) => all,
         _ => taints(node).map(|taint| json!(taint)).collect(),
     };
-    all.retain(|taint| taint["key"] != names::ORPHAN);
+    all.retain(|taint| taint["key"] != key);
     patch["spec"]["taints"] = json!(all);
-    if taint.value.as_deref() == Some(CORDONED) {
-        patch["spec"]["unschedulable"] = json!(false);
-    }
+    // The patch replaces the whole list: concurrent changes by others must not be lost.
     patch["metadata"]["resourceVersion"] = json!(node.metadata.resource_version);
     patch
 }
@@ -187,7 +206,9 @@ fn identity(fleet: &Fleet, node: &Node, machine: &Machine) -> Option<Value> {
         patch["spec"]["providerID"] = json!(id);
     }
     // Only once, so that a taint that a user removes stays removed.
-    let declared = group.map(|group| group.node_taints(pool.id.capacity_type)).unwrap_or_default();
+    let mut declared = group.map(|group| group.node_taints(pool.id.capacity_type)).unwrap_or_default();
+    // The payload of a user may not set the taints.
+    declared.extend(machine.vm().filter(|vm| vm.attached == Some(false)).map(|_| network_taint()));
     if first && !declared.is_empty() {
         let is_declared =
             |old: &&Taint| declared.iter().any(|t| t.key == old.key && t.effect.to_string() == old.effect);

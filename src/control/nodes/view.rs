@@ -17,7 +17,7 @@ pub struct NodeFacts {
     pub uid: String,
     /// `spec.providerID`.
     pub provider_id: Option<String>,
-    /// Whether its condition Ready is True.
+    /// Whether its condition Ready is True, and its VM is attached to its VPC and firewall group.
     pub ready: bool,
     /// `spec.unschedulable`: it is cordoned.
     pub unschedulable: bool,
@@ -265,6 +265,7 @@ mod tests {
             state: VmState::Running,
             created_at: None,
             interruption: None,
+            attachment: None,
             pool: None,
         };
         assert!(!view.identifies(&listed), "it has no Node");

@@ -186,3 +186,39 @@ async fn a_vm_that_is_listed_as_control_plane_is_reported_once() {
     assert_eq!(published, expected.map(|event| (event, 1)).collect());
     assert!(events.iter().all(|event| event.series.is_none()), "each once: {events:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_attachment_is_reported_once_for_each_message() {
+    let kube = kube();
+    let (events, publisher) = Events::new(kube.client("me", NAMESPACE), NAMESPACE, EventMetrics::default());
+    let disk = Disk::default();
+    disk.memory.write(&[Change::SaveCatalog(Arc::new(catalog()))]);
+    let mut process = Process::on(disk).await;
+    process.vpsie.state().nodes.push(node(999, SizeId(2)));
+    let backend: Arc<dyn Backend> = process.vpsie.clone();
+    let idle = Duration::from_secs(30);
+    let provision = Provision::new(process.handle.clone(), backend, Policy::default(), idle, Arc::default())
+        .with_events(events);
+    process.tasks.spawn(publisher.run(CancellationToken::new()));
+    process.tasks.spawn(provision.run(process.shutdown.clone()));
+    process.increase(SMALL, 1).await;
+    for error in ["no such VPC", "no such group"] {
+        tokio::time::sleep(Duration::from_mins(5)).await;
+        let mut state = process.vpsie.state();
+        let vms = state.nodes.iter_mut().filter(|node| node.hostname.as_str() != "slave-999");
+        vms.for_each(|node| node.attachment = Some(crate::fleet::Attachment::Failed(error.to_owned())));
+    }
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    process.stop().await;
+    let events: Vec<Event> = kube.all();
+    let regarding = |event: &Event| event.regarding.as_ref()?.kind.clone();
+    let mut on: Vec<_> = events.iter().filter_map(regarding).collect();
+    on.sort();
+    assert_eq!(on, ["NodeGroup", "VPSieNode"]);
+    for event in &events {
+        let note = event.note.as_deref().unwrap();
+        assert!(note.contains("takes no pods: no such VPC; retrying"), "{note}");
+        assert_eq!(event.reason.as_deref(), Some("VMNotAttached"));
+    }
+    assert_eq!(count_published(&events), 4, "two messages on two objects: {events:?}");
+}

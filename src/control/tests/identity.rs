@@ -144,6 +144,20 @@ async fn adopts_the_provider_id_that_another_controller_set_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reports_once_a_node_that_no_cloud_controller_initializes() {
+    let cluster = Cluster::new().await;
+    cluster.list().await;
+    let taints = json!([{"key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true",
+        "effect": "NoSchedule"}]);
+    cluster.register("slave-1", &json!({ "taints": taints }), "10.0.0.7");
+    cluster.register("other", &json!({ "taints": taints }), "10.0.0.9");
+    seconds(100).await;
+    assert_eq!(cluster.objects_with_event("NodeUninitialized"), Vec::<String>::new());
+    seconds(600).await;
+    assert_eq!(cluster.objects_with_event("NodeUninitialized"), ["Node", "VPSieNode"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn reports_once_a_node_that_matches_no_waiting_machine() {
     let mut cluster = Cluster::new().await;
     cluster.list().await;

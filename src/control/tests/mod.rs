@@ -185,6 +185,7 @@ fn node(n: u32, size: SizeId) -> ListedNode {
         state: VmState::Running,
         created_at: None,
         interruption: None,
+        attachment: None,
         pool: None,
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn running(n: u32) -> Machine {
         id: Some(crate::fleet::VmId::new(format!("00000000-0000-4000-8000-{n:012}"))),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     Machine {

@@ -110,6 +110,7 @@ fn listed(n: u32, sizes: bool) -> ListedNode {
         addresses: Vec::new(),
         created_at: None,
         interruption: None,
+        attachment: None,
         pool: None,
     }
 }
@@ -321,6 +322,7 @@ async fn undoes_a_command_that_times_out_during_an_undo() {
             id: Some(VmId::new(format!("u-{n}"))),
             addresses: Vec::new(),
             provider_id: None,
+            attached: None,
             request: None,
         },
         since: jiff::Timestamp::UNIX_EPOCH,
@@ -382,6 +384,7 @@ async fn retries_an_undo_that_the_store_refuses() {
         id: Some(VmId::new("u-1".to_owned())),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     let running = Phase::Running { vm, since: jiff::Timestamp::UNIX_EPOCH };

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 
 use super::open_requests::OpenRequests;
 use crate::catalog::{DatacenterId, MachineClass};
-use crate::fleet::ids::Hostname;
+use crate::fleet::ids::{Hostname, MachineId};
 use crate::fleet::listing::{ListedNode, NodeRole};
-use crate::fleet::machine::{Machine, RequestOutcome, Vm};
+use crate::fleet::machine::{Failure, Machine, Phase, RequestOutcome, Vm};
 use crate::fleet::policy::Policy;
-use crate::fleet::record::{Change, UnmanagedKind};
+use crate::fleet::record::{Change, UnmanagedKind, UnmanagedNode};
 use crate::fleet::state::Fleet;
 
 impl Fleet {
@@ -46,20 +46,6 @@ impl Fleet {
         }
     }
 
-    /// Records a VM of the cluster as an orphan under a name of its own: the machine of its hostname has another
-    /// VM, and keeps the Node of that name.
-    fn note_duplicate(&mut self, changes: &mut Vec<Change>, node: &ListedNode, now: Timestamp) {
-        let (Some(pool), Some(id)) = (&node.pool, &node.id) else { return };
-        let hostname = node.hostname.duplicate(id);
-        let known = self.unmanaged.get(&hostname);
-        if known.is_some_and(|known| matches!(known.kind, UnmanagedKind::Orphan { .. })) {
-            return;
-        }
-        let size = self.pool(&pool.to_string()).map(|pool| pool.offer.size);
-        let kind = UnmanagedKind::Orphan { pool: pool.clone(), size: size.or(node.size) };
-        self.save_unmanaged(changes, &ListedNode { hostname, ..(*node).clone() }, now, kind);
-    }
-
     /// The open request of a machine without a VM that the node is the result of.
     fn find_request(&self, node: &ListedNode) -> Option<(Machine, usize)> {
         if node.role != NodeRole::Worker {
@@ -86,6 +72,30 @@ impl Fleet {
             let created = machine.joining_vm().map(|vm| &vm.hostname);
             requested.chain(created).map(move |hostname| (machine, hostname))
         })
+    }
+
+    /// Fails a machine whose Node has not registered in time. Its VM becomes an orphan, which is drained and deleted: its
+    /// Node may register after all.
+    pub fn fail_join(
+        &mut self,
+        id: &MachineId,
+        hostname: &Hostname,
+        failure: Failure,
+        now: Timestamp,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let Some(machine) = self.machines.get(id).cloned() else { return changes };
+        let Some(vm) = machine.joining_vm().filter(|vm| vm.hostname == *hostname).cloned() else {
+            return changes;
+        };
+        let kind = UnmanagedKind::Orphan { pool: machine.pool.clone(), size: Some(machine.size) };
+        let orphan =
+            UnmanagedNode { request: vm.request, ..UnmanagedNode::new(vm.hostname, vm.id, now, kind) };
+        self.push_change(&mut changes, Change::SaveUnmanaged(orphan));
+        let phase = Phase::Failed { failure, at: now };
+        self.push_change(&mut changes, Change::SaveMachine(Machine { phase, ..machine }));
+        self.advance_datacenters(&mut changes, now);
+        changes
     }
 
     /// Binds the VM that VPSie's reply to a request identifies. A listing may have shown it before the reply.

@@ -1,6 +1,7 @@
 //! Binds new nodes to the machines that they were requested for (docs/designs/machine-class.md).
 
 mod difference;
+mod duplicates;
 mod identity;
 mod open_requests;
 

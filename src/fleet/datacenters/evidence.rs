@@ -101,6 +101,7 @@ impl Fleet {
                     failed(CreationFailureKind::NeverJoined, *at)
                 }
                 FailureReason::CreateTimeout => failed(CreationFailureKind::NotDelivered, *at),
+                FailureReason::JoinTimeout => failed(CreationFailureKind::NeverJoined, *at),
                 // They do not depend on the datacenter, or follow from its state.
                 FailureReason::Stockout
                 | FailureReason::Refused

@@ -119,6 +119,7 @@ impl Fleet {
             FailureReason::CreateTimeout => SpotFailureReason::NotDelivered,
             // They do not depend on the class.
             FailureReason::QuotaExceeded
+            | FailureReason::JoinTimeout
             | FailureReason::Authentication
             | FailureReason::InvalidConfiguration
             | FailureReason::ApiUnavailable

@@ -1,5 +1,8 @@
 //! Binding by hostname: VMs of a self-managed cluster.
 
+mod duplicates;
+mod without_pending;
+
 use super::*;
 
 const SMALL_SIZE: u64 = 2;
@@ -53,6 +56,24 @@ fn a_request_has_the_name_of_machine_and_number() {
 }
 
 #[test]
+fn the_longest_hostname_is_a_dns_label() {
+    let (mut hand, mut fleet) = requested(&CreationOutcome::Unclear);
+    for number in 2..=3 {
+        lose_request(&mut hand, &mut fleet);
+        for outcome in [CreationOutcome::NotSent, CreationOutcome::Unclear] {
+            hand.ask_all(&mut fleet, &outcome);
+        }
+        assert_eq!(hostname(&fleet).as_str(), format!("{}-{number}", only(&fleet).id));
+    }
+    lose_request(&mut hand, &mut fleet);
+    assert_eq!(fleet.machines_to_request(), [], "there is no further request");
+    let id = only(&fleet).id.as_str();
+    // Names of NodeGroups have at most 52 characters.
+    let longest = hostname(&fleet).as_str().len() + 52 - id.rsplit_once('-').unwrap().0.len();
+    assert_eq!(longest, 63);
+}
+
+#[test]
 fn a_vm_is_bound_to_the_request_of_its_hostname() {
     for outcome in [CreationOutcome::Unclear, CreationOutcome::Accepted] {
         let (hand, mut fleet) = requested(&outcome);
@@ -73,6 +94,87 @@ fn a_pending_vm_is_bound_before_its_uuid_is_known() {
     let vm = marked(&hostname, 7);
     hand.observe(&mut fleet, std::slice::from_ref(&vm));
     assert_eq!(only(&fleet).vm().unwrap().id, vm.id);
+}
+
+#[test]
+fn listings_are_needed_as_long_as_a_vm_may_return() {
+    let (mut hand, mut fleet) = requested(&CreationOutcome::Accepted);
+    let hostname = hostname(&fleet);
+    fleet.retire(&only(&fleet).id.clone(), DeletionReason::NodeGroupDeleted, hand.now);
+    assert!(fleet.needs_listings(), "its VM may still be created");
+    let vm = marked(&hostname, 1);
+    hand.observe(&mut fleet, std::slice::from_ref(&vm));
+    let id = only(&fleet).id.clone();
+    fleet.deletion_accepted(&id, hand.now);
+    let other = ListedNode { role: NodeRole::Unknown, ..node(3, SMALL_SIZE) };
+    for _ in 0..3 {
+        hand.wait(Duration::from_mins(5));
+        hand.observe(&mut fleet, std::slice::from_ref(&other));
+    }
+    assert_eq!(fleet.machines().count(), 0);
+    assert!(fleet.needs_listings(), "VPSie may list it again");
+    hand.wait(hand.policy.gone_kept);
+    hand.pass(&mut fleet);
+    assert!(!fleet.needs_listings());
+}
+
+#[test]
+fn a_machine_that_never_joined_fails_and_its_vm_is_deleted() {
+    let mut hand = Hand::new();
+    hand.policy.running_when_listed = false;
+    let mut fleet = fleet();
+    hand.increase(&mut fleet, SMALL, 1).unwrap();
+    hand.ask_all(&mut fleet, &CreationOutcome::Accepted);
+    let hostname = hostname(&fleet);
+    let row = marked(&hostname, 1);
+    hand.observe(&mut fleet, std::slice::from_ref(&row));
+    let id = only(&fleet).id.clone();
+    let failure = Failure { reason: FailureReason::JoinTimeout, message: "late".to_owned() };
+    assert_eq!(fleet.fail_join(&id, &Hostname::new("web-00000001-9"), failure.clone(), hand.now), []);
+    let changes = fleet.fail_join(&id, &hostname, failure.clone(), hand.now);
+    assert!(matches!(changes[..], [Change::SaveUnmanaged(_), Change::SaveMachine(_)]), "{changes:?}");
+    assert_eq!(fleet.fail_join(&id, &hostname, failure, hand.now), [], "once");
+    assert_eq!(target(&fleet, SMALL), 1, "Cluster Autoscaler sees the failure");
+    hand.observe(&mut fleet, std::slice::from_ref(&row));
+    hand.pass(&mut fleet);
+    fleet.check_consistency().unwrap();
+    let ends: Vec<_> = fleet.machines().filter(|machine| !machine.counts()).collect();
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    assert_eq!(ends[0].vm().unwrap().id, row.id);
+    assert!(fleet.machine(&id).unwrap().vm().is_none());
+}
+
+#[test]
+fn a_registered_node_is_never_given_up() {
+    let (hand, mut fleet) = requested(&CreationOutcome::Accepted);
+    let hostname = hostname(&fleet);
+    hand.observe(&mut fleet, &[marked(&hostname, 1)]);
+    fleet.note_registered(&hostname, hand.now);
+    let id = only(&fleet).id.clone();
+    let failure = Failure { reason: FailureReason::JoinTimeout, message: String::new() };
+    assert_eq!(fleet.fail_join(&id, &hostname, failure, hand.now), []);
+}
+
+#[test]
+fn an_attachment_is_recorded_once_and_for_all() {
+    let (hand, mut fleet) = requested(&CreationOutcome::Accepted);
+    let hostname = hostname(&fleet);
+    let with = |attachment| ListedNode { attachment, ..marked(&hostname, 1) };
+    let failed = Attachment::Failed("no".to_owned());
+    for (attachment, recorded) in [
+        (None, None),
+        (Some(Attachment::Open), Some(false)),
+        (Some(failed.clone()), Some(false)),
+        (None, Some(false)),
+        (Some(Attachment::Done), Some(true)),
+        (Some(failed), Some(true)),
+    ] {
+        hand.observe(&mut fleet, &[with(attachment.clone())]);
+        assert_eq!(only(&fleet).vm().unwrap().attached, recorded, "{attachment:?}");
+        assert_eq!(fleet.attached_vms().count(), usize::from(recorded == Some(true)));
+    }
+    let stored = serde_json::to_string(only(&fleet)).unwrap();
+    assert_eq!(serde_json::from_str::<Machine>(&stored).unwrap(), *only(&fleet));
 }
 
 #[test]

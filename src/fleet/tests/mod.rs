@@ -161,6 +161,7 @@ pub(crate) fn node(n: u32, size: u64) -> ListedNode {
         state: VmState::Running,
         created_at: None,
         interruption: None,
+        attachment: None,
         pool: None,
     }
 }

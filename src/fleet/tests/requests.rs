@@ -58,7 +58,14 @@ fn a_corrected_request_keeps_its_own_name() {
     let used = hand.now;
     let request = RequestRef { machine: id.clone(), at: used };
     let ListedNode { hostname, id: vm_id, .. } = node(1, 2);
-    let vm = Vm { hostname, id: vm_id, addresses: Vec::new(), provider_id: None, request: Some(request) };
+    let vm = Vm {
+        hostname,
+        id: vm_id,
+        addresses: Vec::new(),
+        provider_id: None,
+        attached: None,
+        request: Some(request),
+    };
     let later = used + Duration::from_mins(5);
     let machine = Machine {
         id,

@@ -157,6 +157,7 @@ impl World {
                         id: node(2, 2).id,
                         addresses: Vec::new(),
                         provider_id: None,
+                        attached: None,
                         request: None,
                     };
                     self.fleet.apply(&Change::DropUnmanaged(vm.hostname.clone()));

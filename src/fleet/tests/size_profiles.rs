@@ -15,6 +15,7 @@ fn fleet_of_nodes(groups: Vec<NodeGroup>, earlier: Option<SizeProfile>) -> Fleet
                 id: node(n, 2).id,
                 addresses: Vec::new(),
                 provider_id: None,
+                attached: None,
                 request: None,
             },
             since: Timestamp::UNIX_EPOCH,

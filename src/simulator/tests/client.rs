@@ -65,6 +65,7 @@ async fn create_and_delete_worker(sim: &Simulator) -> Result<(), BackendError> {
         id: found[0].id.clone(),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     });
     backend.delete(&victim).await?;

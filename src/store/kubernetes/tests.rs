@@ -47,6 +47,7 @@ fn vm() -> Vm {
         id: Some(VmId::from("u-1")),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     }
 }

@@ -72,7 +72,14 @@ async fn live(shapes: Shapes) -> Result<(), BackendError> {
     let victim = up[1].hostname.clone();
     let vm = |id| {
         let hostname = victim.clone();
-        DeletableVm::assumed(Vm { hostname, id, addresses: Vec::new(), provider_id: None, request: None })
+        DeletableVm::assumed(Vm {
+            hostname,
+            id,
+            addresses: Vec::new(),
+            provider_id: None,
+            attached: None,
+            request: None,
+        })
     };
     second.delete(&vm(up[1].id.clone())).await?;
     tokio::time::sleep(Duration::from_secs(30)).await;

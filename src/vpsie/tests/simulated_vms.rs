@@ -85,6 +85,7 @@ fn deletable(node: &ListedNode) -> DeletableVm {
         id: node.id.clone(),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     })
 }
@@ -101,7 +102,6 @@ async fn live(shapes: Shapes, key: Option<DeletionKey>) -> Result<(), BackendErr
         }
     };
     let first = start();
-    first.check().await?;
     let offers = first.catalog().await?.offers;
     assert!(offers.iter().any(|offer| offer.name == PLAN && offer.monthly.is_some()), "{offers:?}");
     first.create(&request("scripted", 1)).await?;

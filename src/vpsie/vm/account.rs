@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::owner::{Owner, has_own_form, is_tag_of_other};
 use super::plans::Plans;
 use crate::catalog::DatacenterId;
-use crate::fleet::{ClusterId, Hostname, ListedNode, NodeRole, PoolId, VmId, VmState};
+use crate::fleet::{Attachment, ClusterId, Hostname, ListedNode, NodeRole, PoolId, VmId, VmState};
 use crate::vpsie::client::Client;
 use crate::vpsie::error::ApiError;
 use crate::vpsie::limiter::Purpose;
@@ -27,6 +27,8 @@ pub(super) struct Account {
     pub(super) has_all_vms: bool,
     /// Whether VPSie listed all pending VMs.
     pub(super) has_all_pending: bool,
+    /// Error of the list of pending VMs.
+    pub(super) pending_error: Option<ApiError>,
     /// Whether the list of created VMs is a list, not `null` or `false`.
     pub(super) is_list: bool,
     /// Whether VPSie listed any VM, of any owner.
@@ -41,6 +43,8 @@ pub(super) struct OwnVm {
     pub(super) hostname: Hostname,
     pub(super) pool: PoolId,
     pub(super) state: VmState,
+    /// Set once the VM is compared with its NodeGroup.
+    pub(super) attachment: Option<Attachment>,
     pub(super) vm: PlainVm,
 }
 
@@ -52,26 +56,18 @@ impl Account {
         cluster: &ClusterId,
         purpose: Purpose,
     ) -> Result<Self, ApiError> {
-        let pending = match client.list_pending_vms(purpose).await {
-            Ok(pending) => Some(pending),
-            Err(error) => {
-                tracing::warn!(
-                    error = error.message,
-                    "cannot list pending VMs; the listing counts as incomplete"
-                );
-                None
-            }
-        };
+        let pending = client.list_pending_vms(purpose).await;
         Ok(Self::sort(client.list_plain_vms(purpose).await?, pending, cluster))
     }
 
-    fn sort(vms: Listed<PlainVm>, pending: Option<Listed<PendingVm>>, cluster: &ClusterId) -> Self {
+    fn sort(vms: Listed<PlainVm>, pending: Result<Listed<PendingVm>, ApiError>, cluster: &ClusterId) -> Self {
         let mut account = Self {
             own: Vec::new(),
             others: Vec::new(),
             pending: Vec::new(),
             has_all_vms: vms.whole,
-            has_all_pending: pending.as_ref().is_some_and(|pending| pending.whole),
+            has_all_pending: pending.as_ref().is_ok_and(|pending| pending.whole),
+            pending_error: pending.as_ref().err().cloned(),
             is_list: vms.is_list,
             has_rows: !vms.rows.is_empty(),
             nameless: BTreeSet::new(),
@@ -93,7 +89,7 @@ impl Account {
         }
         match (owner, vm.hostname.clone()) {
             (Some(owner), Some(hostname)) => {
-                self.own.push(OwnVm { hostname, pool: owner.pool, state, vm });
+                self.own.push(OwnVm { hostname, pool: owner.pool, state, attachment: None, vm });
             }
             (Some(_), None) => self.nameless.extend(vm.id),
             (None, Some(hostname)) if has_own_form(&hostname) => self.others.push(vm),
@@ -169,6 +165,7 @@ impl PendingVm {
             addresses: Vec::new(),
             created_at: None,
             interruption: None,
+            attachment: None,
             pool: None,
         }
     }
@@ -189,6 +186,7 @@ pub(super) fn listed(hostname: Hostname, role: NodeRole, state: VmState, vm: Pla
         // A time without a zone may be wrong by hours, and could hide that the node is new.
         created_at: vm.created.filter(|time| time.zoned).map(|time| time.at),
         interruption: vm.interruption,
+        attachment: None,
         pool: None,
     }
 }

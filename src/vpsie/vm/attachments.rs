@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::group::VmNetwork;
 use crate::catalog::DatacenterId;
-use crate::fleet::{Hostname, VmId};
+use crate::fleet::{Attachment, Hostname, VmId};
 use crate::vpsie::client::Client;
 use crate::vpsie::error::ApiError;
 
@@ -29,7 +29,8 @@ pub(super) struct Wanted {
     pub(super) network: VmNetwork,
 }
 
-/// Attachments of the VMs of the last listing. They are lost at a restart: then the calls are repeated for each VM.
+/// Attachments of the VMs of the last listing. VMs that were attached by an earlier process are restored from the
+/// records.
 #[derive(Default)]
 pub(super) struct Attachments {
     progress: Arc<Mutex<BTreeMap<VmId, Progress>>>,
@@ -38,45 +39,69 @@ pub(super) struct Attachments {
 }
 
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a step of its own")]
 struct Progress {
     vpc: bool,
     firewall_group: bool,
+    /// Once a VM is attached, changes of its NodeGroup do not apply to it.
+    is_done: bool,
     is_running: bool,
-    failures: u32,
-    paused_until: Option<Instant>,
+    failure: Option<AttachmentFailure>,
+}
+
+/// The last failures in a row.
+#[derive(Clone, Debug)]
+struct AttachmentFailure {
+    count: u32,
+    /// Message of the last one.
+    message: String,
+    paused_until: Instant,
 }
 
 impl Progress {
-    fn is_done(&self, network: &VmNetwork) -> bool {
+    fn has_all(&self, network: &VmNetwork) -> bool {
         (self.vpc || network.vpc.is_none()) && (self.firewall_group || network.firewall_group.is_none())
     }
 
     fn record(&mut self, result: &Result<(), ApiError>) {
         self.is_running = false;
-        if result.is_ok() {
-            (self.failures, self.paused_until) = (0, None);
-            return;
-        }
-        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.failures)).min(MAX_PAUSE);
-        self.failures = self.failures.saturating_add(1);
-        self.paused_until = Some(Instant::now() + pause);
+        let count = self.failure.as_ref().map_or(0, |failure| failure.count);
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(count)).min(MAX_PAUSE);
+        self.failure = result.as_ref().err().map(|error| AttachmentFailure {
+            count: count.saturating_add(1),
+            message: error.message.clone(),
+            paused_until: Instant::now() + pause,
+        });
     }
 }
 
 impl Attachments {
-    /// Whether the VM is attached.
-    pub(super) fn is_attached(&self, id: &VmId, network: &VmNetwork) -> bool {
-        lock(&self.progress)
-            .get(id)
-            .map_or_else(|| Progress::default().is_done(network), |p| p.is_done(network))
+    /// Restores the VMs that an earlier process attached.
+    pub(super) fn restore(&self, vms: impl IntoIterator<Item = VmId>) {
+        let done = vms.into_iter().map(|id| (id, Progress { is_done: true, ..Progress::default() }));
+        lock(&self.progress).extend(done);
+    }
+
+    /// The attachment of a VM.
+    pub(super) fn attachment(&self, id: &VmId, network: &VmNetwork) -> Attachment {
+        let mut all = lock(&self.progress);
+        let progress = all.entry(id.clone()).or_default();
+        progress.is_done |= progress.has_all(network);
+        match &progress.failure {
+            _ if progress.is_done => Attachment::Done,
+            Some(failure) => Attachment::Failed(failure.message.clone()),
+            None => Attachment::Open,
+        }
     }
 
     /// Starts the attachment of VMs, in this order, as far as the maximum allows. Forgets all VMs except
-    /// `listed`.
-    pub(super) fn start(&self, client: &Client, wanted: Vec<Wanted>, listed: &BTreeSet<VmId>) {
+    /// `listed`, if the listing is complete.
+    pub(super) fn start(&self, client: &Client, wanted: Vec<Wanted>, listed: Option<&BTreeSet<VmId>>) {
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
-        lock(&self.progress).retain(|id, progress| listed.contains(id) || progress.is_running);
+        if let Some(listed) = listed {
+            lock(&self.progress).retain(|id, progress| listed.contains(id) || progress.is_running);
+        }
         for vm in wanted {
             if tasks.len() >= MAX_TASKS {
                 break;
@@ -84,8 +109,9 @@ impl Attachments {
             {
                 let mut all = lock(&self.progress);
                 let progress = all.entry(vm.id.clone()).or_default();
-                let is_paused = progress.paused_until.is_some_and(|until| until > Instant::now());
-                if progress.is_running || is_paused || progress.is_done(&vm.network) {
+                let failure = progress.failure.as_ref();
+                let is_paused = failure.is_some_and(|failure| failure.paused_until > Instant::now());
+                if progress.is_running || is_paused || progress.is_done {
                     continue;
                 }
                 progress.is_running = true;
@@ -104,7 +130,7 @@ async fn attach(client: &Client, all: &Mutex<BTreeMap<VmId, Progress>>, vm: Want
         Err(error) => tracing::warn!(
             vm = %vm.hostname,
             error = error.message,
-            "cannot attach a VM to its VPC or firewall group; retrying"
+            "cannot attach a VM to its VPC or firewall group; its Node takes no Pods until then; retrying"
         ),
     }
     lock(all).entry(vm.id).or_default().record(&result);

@@ -10,7 +10,7 @@ use super::attachments::{Attachments, Wanted};
 use super::creation::{Creation, check_hostname, refuse};
 use super::deletion::Deletion;
 use super::deletion_key::DeletionKey;
-use super::group::{VmGroup, VmNetwork};
+use super::group::VmGroup;
 use super::memory::Memory;
 use super::payload::PayloadSource;
 use super::plans::{Plan, PlanPlace, places, read_categories, read_plans};
@@ -19,7 +19,8 @@ use super::scripts::{ScriptAdditions, ScriptName};
 use super::shared_account::SharedAccount;
 use crate::catalog::{CapacityType, Catalog, DatacenterId, MachineClass};
 use crate::fleet::{
-    ClusterId, DeletableVm, FailureReason, ListedNode, NodeGroupName, NodeListing, NodeRole, Vm, VmState,
+    Attachment, ClusterId, DeletableVm, FailureReason, ListedNode, NodeGroupName, NodeListing, NodeRole, Vm,
+    VmId, VmState,
 };
 use crate::vpsie::backend::{Backend, BackendError, CreateRequest};
 use crate::vpsie::client::Client;
@@ -92,25 +93,25 @@ impl VmBackend {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks at the start that VPSie accepts the credentials, and that the datacenters of the NodeGroups
-    /// exist. The error lists existing ones. VPSie has no list of images, so these are not checked.
-    pub async fn check(&self) -> Result<(), BackendError> {
-        let (_, groups) = self.config()?;
+    /// Why VPSie may list no plan: it does not have a datacenter of the NodeGroups. Lists existing ones. VPSie has no list
+    /// of images, so these are not checked.
+    async fn explain_no_plans(&self, places: &BTreeMap<PlanPlace, bool>) -> Result<(), BackendError> {
         let known = self.client.list_datacenters().await.map_err(ApiError::into_read_error)?;
-        for place in places(&groups).into_keys() {
-            let datacenter = place.datacenter.as_str();
-            match known.iter().find(|known| known.id.eq_ignore_ascii_case(datacenter)) {
+        for PlanPlace { datacenter, .. } in places.keys() {
+            match known.iter().find(|known| known.id.eq_ignore_ascii_case(datacenter.as_str())) {
                 Some(known) if known.active => {}
-                Some(known) => {
-                    tracing::warn!(datacenter, name = known.name, "VPSie lists the datacenter as inactive");
-                }
+                Some(known) => tracing::warn!(
+                    datacenter = datacenter.as_str(),
+                    name = known.name,
+                    "VPSie lists the datacenter as inactive"
+                ),
                 None => {
                     let known: Vec<String> =
                         known.iter().map(|known| format!("{} ({})", known.id, known.name)).collect();
                     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                    let message =
-                        format!("VPSie has no datacenter {datacenter:?} in this account; it has: {known}");
-                    return Err(refuse(message));
+                    return Err(unknown(&format!(
+                        "VPSie has no datacenter {datacenter} in this account; it has: {known}: correct the NodeGroup"
+                    )));
                 }
             }
         }
@@ -136,33 +137,43 @@ impl VmBackend {
         Ok(memory.plans.find(place, class).cloned())
     }
 
-    /// The network that a running VM is attached to. Its Node may register before.
-    fn network(own: &OwnVm, groups: &Groups) -> Option<VmNetwork> {
-        let place = groups.get(&own.pool.node_group)?.places.get(&own.datacenter()?)?;
-        Some(place.network.clone())
-            .filter(|network| network.vpc.is_some() || network.firewall_group.is_some())
+    /// Restores the VMs that an earlier process attached to their networks, so that their attachments are not repeated.
+    pub fn restore_attached(&self, vms: impl IntoIterator<Item = VmId>) {
+        self.attachments.restore(vms);
     }
 
-    /// Starts the attachments that are due, and shows VMs that are not attached as being created.
+    /// Starts the attachments that are due, and sets those of the listed VMs. A VM that is not attached is shown as being
+    /// created.
     fn attach(&self, account: &mut Account, groups: &Groups) {
         let ids = Memory::listed_ids(account);
         let mut wanted = Vec::new();
-        for own in account.own.iter_mut().filter(|own| own.state == VmState::Running) {
-            let Some(network) = Self::network(own, groups) else { continue };
-            let (Some(id), Some(datacenter)) = (own.vm.id.clone(), own.datacenter()) else { continue };
-            if !self.attachments.is_attached(&id, &network) {
+        for own in &mut account.own {
+            let group = groups.get(&own.pool.node_group);
+            // Unknown while the NodeGroup is not in force.
+            let Some(place) = group.and_then(|group| group.places.get(&own.pool.datacenter)) else {
+                continue;
+            };
+            let Some(id) = own.vm.id.clone() else { continue };
+            let attachment = self.attachments.attachment(&id, &place.network);
+            if attachment != Attachment::Done && own.state == VmState::Running {
                 own.state = VmState::Provisioning;
-                wanted.push(Wanted { id, hostname: own.hostname.clone(), datacenter, network });
+                wanted.push(Wanted {
+                    id,
+                    hostname: own.hostname.clone(),
+                    datacenter: own.pool.datacenter.clone(),
+                    network: place.network.clone(),
+                });
             }
+            own.attachment = Some(attachment);
         }
-        self.attachments.start(&self.client, wanted, &ids);
+        self.attachments.start(&self.client, wanted, account.has_all_vms.then_some(&ids));
     }
 
     fn list_own(&self, own: OwnVm) -> ListedNode {
         let datacenter = own.datacenter();
         let size = own.vm.plan.as_deref().and_then(|plan| self.memory().plans.size_of(plan));
         let node = listed(own.hostname, NodeRole::Worker, own.state, own.vm);
-        ListedNode { size, datacenter, pool: Some(own.pool), ..node }
+        ListedNode { size, datacenter, attachment: own.attachment, pool: Some(own.pool), ..node }
     }
 }
 
@@ -209,8 +220,14 @@ impl Backend for VmBackend {
         let offers = self.memory().plans.offers(&places);
         match (offers.is_empty(), first_error) {
             (false, _) => Ok(Catalog { offers }),
-            (true, Some(error)) => Err(error.into_read_error()),
-            (true, None) => Err(unknown("VPSie lists no plan for the images: check osImageID and imageIDs")),
+            (true, _) if places.is_empty() => Err(unknown("no NodeGroup names a datacenter")),
+            (true, error) => {
+                if error.as_ref().is_none_or(|error| error.kind.is_lasting()) {
+                    self.explain_no_plans(&places).await?;
+                }
+                let no_plan = || unknown("VPSie lists no plan for the images: check osImageID and imageIDs");
+                Err(error.map_or_else(no_plan, ApiError::into_read_error))
+            }
         }
     }
 
@@ -233,7 +250,10 @@ impl Backend for VmBackend {
         let (cluster, groups) = self.config()?;
         let account = Account::read(&self.client, &cluster, Purpose::Ordinary).await;
         let mut account = account.map_err(ApiError::into_read_error)?;
-        let complete = self.memory().note_listing(&account);
+        let (complete, pending) = {
+            let mut memory = self.memory();
+            (memory.note_listing(&account), memory.note_pending(&account))
+        };
         let has_rows = account.has_rows;
         self.attach(&mut account, &groups);
         let mut nodes: Vec<ListedNode> = account.own.into_iter().map(|own| self.list_own(own)).collect();
@@ -243,7 +263,7 @@ impl Backend for VmBackend {
         }));
         let memory = self.memory();
         nodes.extend(account.pending.into_iter().map(|vm| vm.into_listed(&memory.plans)));
-        Ok(NodeListing { nodes, complete, has_rows })
+        Ok(NodeListing { nodes, complete, pending, has_rows })
     }
 
     /// A second listing, independent of the last one.
@@ -308,10 +328,18 @@ impl Backend for VmBackend {
 
     async fn delete(&self, vm: &DeletableVm) -> Result<(), BackendError> {
         let (cluster, _) = self.config()?;
-        let is_null_empty = self.memory().is_null_empty();
-        let key = self.deletion_key.as_ref();
-        let account = &self.account;
-        let deletion = Deletion { client: &self.client, key, cluster: &cluster, account, is_null_empty };
+        let (is_null_empty, lacks_pending) = {
+            let memory = self.memory();
+            (memory.is_null_empty(), memory.lacks_pending_list())
+        };
+        let deletion = Deletion {
+            client: &self.client,
+            key: self.deletion_key.as_ref(),
+            cluster: &cluster,
+            account: &self.account,
+            is_null_empty,
+            lacks_pending,
+        };
         let id = match &vm.id {
             Some(id) => id.clone(),
             None => match deletion.find_id(&vm.hostname).await? {

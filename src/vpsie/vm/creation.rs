@@ -88,6 +88,7 @@ impl Creation<'_> {
                 id: Some(id),
                 addresses: Vec::new(),
                 provider_id: None,
+                attached: None,
                 request: None,
             }),
         })

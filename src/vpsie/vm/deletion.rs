@@ -26,6 +26,8 @@ pub(super) struct Deletion<'a> {
     pub(super) account: &'a SharedAccount,
     /// Whether a reply without a list counts as an empty list.
     pub(super) is_null_empty: bool,
+    /// Whether VPSie has no list of pending VMs. A VM that it creates later is deleted when it is listed.
+    pub(super) lacks_pending: bool,
 }
 
 impl Deletion<'_> {
@@ -44,7 +46,7 @@ impl Deletion<'_> {
         }
         let is_proven = account.has_all_vms
             && self.is_list(account.is_list)
-            && account.has_all_pending
+            && (account.has_all_pending || self.lacks_pending)
             && account.nameless.is_empty();
         if is_proven { Ok(None) } else { Err(incomplete_listing()) }
     }

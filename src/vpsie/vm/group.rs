@@ -23,6 +23,13 @@ pub struct VmGroup {
     pub allow_shared_memory: bool,
 }
 
+impl VmGroup {
+    /// Whether its VMs in the datacenter are attached to a VPC or a firewall group.
+    pub fn has_network(&self, datacenter: &DatacenterId) -> bool {
+        self.places.get(datacenter).is_some_and(|place| place.network.needs_attachment())
+    }
+}
+
 /// Image and network of VMs in a datacenter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmPlace {
@@ -45,6 +52,13 @@ pub struct VmNetwork {
     pub public_ipv6: bool,
     /// Whether VMs have a private address.
     pub private_ip: bool,
+}
+
+impl VmNetwork {
+    /// Whether VMs are attached to a VPC or a firewall group.
+    pub(super) fn needs_attachment(&self) -> bool {
+        self.vpc.is_some() || self.firewall_group.is_some()
+    }
 }
 
 /// Channel by which VPSie passes the payload to a VM.

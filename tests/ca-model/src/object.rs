@@ -14,6 +14,9 @@ const NOT_READY: [&str; 3] = [
     "node.kubernetes.io/network-unavailable",
 ];
 
+/// Prefix of taints of nodes that have not started yet.
+const STARTUP_TAINT_PREFIX: &str = "startup-taint.cluster-autoscaler.kubernetes.io/";
+
 /// Resources of pods and nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -105,9 +108,11 @@ impl Node {
     }
 
     /// Returns true iff its Ready condition is true and it has no taint of an unready node
-    /// (`GetNodeReadiness`).
+    /// (`GetNodeReadiness`), nor a startup taint (`FilterOutNodesWithStartupTaints`).
     pub(crate) fn is_ready(&self) -> bool {
-        let is_unready_taint = |taint: &Taint| NOT_READY.contains(&taint.key.as_str());
+        let is_unready_taint = |taint: &Taint| {
+            NOT_READY.contains(&taint.key.as_str()) || taint.key.starts_with(STARTUP_TAINT_PREFIX)
+        };
         self.ready && !self.taints.iter().any(is_unready_taint)
     }
 

@@ -55,6 +55,8 @@ impl Process {
             Arc::new(JoinPayloads::new(handle.clone(), Arc::clone(&clock), &client, NAMESPACE, CLUSTER));
         let vms = Arc::new(VmBackend::new(vpsie, Arc::clone(&payloads) as _));
         vms.set_cluster(CLUSTER.into());
+        vms.restore_attached(handle.read(|fleet| fleet.attached_vms().cloned().collect::<Vec<_>>()));
+        let view = NodesView::default();
         let scripts = Arc::clone(&vms) as _;
         let cleanup = JoinCleanup::new(
             Arc::clone(&payloads),
@@ -62,11 +64,11 @@ impl Process {
             Some(scripts),
             Events::none(),
             Policy::default().create_timeout,
-        );
+        )
+        .with_deadlines(view.clone());
         let guarded = GuardedBackend::new(Arc::clone(&vms) as _, handle.clone(), None, Events::none());
         let backend: Arc<dyn Backend> = Arc::new(guarded);
         let listing_trigger = Arc::new(ListingTrigger::default());
-        let view = NodesView::default();
         let never = CancellationToken::new();
         let (in_force, served) = watch::channel(ServedCluster::Unknown);
         let on_cluster = move |served: &ServedCluster| {

@@ -17,10 +17,12 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::ServedCluster;
-use vpsie_autoscaler::fleet::Phase;
+use vpsie_autoscaler::fleet::{Phase, names};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
-use vpsie_autoscaler::simulator::{DEFAULT_DATACENTER, Shapes, Simulator, SimulatorConfig, VmKind};
+use vpsie_autoscaler::simulator::{
+    DEFAULT_DATACENTER, DEFAULT_TOKEN, Shapes, Simulator, SimulatorConfig, VmKind,
+};
 use vpsie_autoscaler::vpsie::Transport;
 
 use super::boot::{Boots, tokens};
@@ -70,6 +72,8 @@ struct World {
     autoscaler: Autoscaler,
     channel: CaChannel,
     process: Option<Process>,
+    /// Whether VMs are attached to a VPC.
+    has_network: bool,
     traced: bool,
 }
 
@@ -105,6 +109,7 @@ impl World {
         let base = base_url(shapes);
         let transport = transport(simulator.clone(), countdown.clone(), bug);
         let traced = std::env::var("TRACE").is_ok();
+        let has_network = rng.random_bool(0.5);
         let boots = Boots::default();
         let workload = Workload::default();
         let process = None;
@@ -122,6 +127,7 @@ impl World {
             autoscaler,
             channel,
             process,
+            has_network,
             traced,
         })
     }
@@ -133,7 +139,12 @@ impl World {
     }
 
     /// Creates the objects that exist before the provider starts, and the VMs of others.
-    fn set_up(&mut self) -> Result<(), String> {
+    async fn set_up(&mut self) -> Result<(), String> {
+        let networks = if self.has_network {
+            json!({DEFAULT_DATACENTER: {"vpcID": add_vpc(&self.simulator, self.base).await?}})
+        } else {
+            json!({})
+        };
         let put =
             |object: Value| self.kube.put_object(object).map(drop).map_err(|error| format!("{error:?}"));
         let mut params = CertificateParams::new(Vec::new()).map_err(|error| error.to_string())?;
@@ -149,6 +160,7 @@ impl World {
             "metadata": {"name": "web", "namespace": NAMESPACE, "generation": 1},
             "spec": {"minNodes": 0, "maxNodes": MAX, "datacenterID": DEFAULT_DATACENTER, "offeringIDs": OFFERS,
                 "osImageID": "ubuntu", "selfManaged": {"joinKind": "kubeadm", "endpoint": "10.0.0.1:6443",
+                    "networks": networks,
                     "delivery": if self.rng.random_bool(0.7) { "script" } else { "userData" }}},
         }))?;
         for (hostname, notes) in OTHERS {
@@ -160,7 +172,7 @@ impl World {
     }
 
     async fn run(mut self) -> Result<Outcome, String> {
-        self.set_up()?;
+        self.set_up().await?;
         self.start().await?;
         for step in 0..FAULT_STEPS {
             self.inject_faults().await?;
@@ -290,6 +302,16 @@ impl World {
         plain.filter(|vm| is_own(&vm.vm.hostname)).map(|vm| vm.vm.uuid).collect()
     }
 
+    /// Whether each VM is attached once to its network, and no Node waits for that.
+    fn is_attached(&self) -> bool {
+        let own = self.own_vms();
+        let vms = self.simulator.vms().into_iter().filter(|vm| own.contains(&vm.vm.uuid));
+        let mut attachments = vms.map(|vm| vm.vm.plain.map_or(0, |plain| plain.private_ips.len()));
+        let waits = |node: &Value| node["spec"]["taints"].to_string().contains(names::NETWORK);
+        attachments.all(|count| count == usize::from(self.has_network))
+            && !self.kube.list("nodes").iter().any(waits)
+    }
+
     fn check(&mut self) -> Result<(), String> {
         if let Some(violation) = self.channel.violations.first() {
             return Err(violation);
@@ -332,6 +354,9 @@ impl World {
             }
             None if replicas == 0 && vms > 0 => Err(format!("{vms} VMs remain")),
             None if machines != vms => Err(format!("{machines} machines, {vms} VMs")),
+            None if !self.is_attached() => {
+                Err("a VM is not attached, or its Node keeps the taint".to_owned())
+            }
             None if !tokens.is_empty() => Err(format!("the tokens {tokens:?} remain")),
             None if !scripts.is_empty() => Err(format!("the scripts {scripts:?} remain")),
             None => Ok(()),
@@ -369,6 +394,36 @@ fn transport(simulator: Simulator, countdown: CrashCountdown, bug: Option<Plante
             reply
         }
     }))
+}
+
+/// Adds a VPC, and returns its id.
+async fn add_vpc(simulator: &Simulator, base: &str) -> Result<String, String> {
+    let send = async |method: Method, path: &str, body: Value| -> Result<Value, String> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{base}/{path}"))
+            .header("vpsie-auth", DEFAULT_TOKEN)
+            .header("authorization", format!("Bearer {DEFAULT_TOKEN}"))
+            .header("content-type", "application/json")
+            .body(Bytes::from(body.to_string()))
+            .map_err(|error| error.to_string())?;
+        let reply = simulator.transport().oneshot(request).await.map_err(|error| error.to_string())?;
+        serde_json::from_slice(reply.body()).map_err(|error| format!("{path}: {error}: {:?}", reply.body()))
+    };
+    send(Method::POST, "vpc/add", json!({"name": "nodes", "dcIdentifier": DEFAULT_DATACENTER})).await?;
+    let listed = send(Method::GET, "vpc", Value::Null).await?;
+    let id = find_vpc(&listed).ok_or_else(|| format!("no VPC in {listed}"))?;
+    Ok(id.as_str().map_or_else(|| id.to_string(), str::to_owned))
+}
+
+/// The id of the first VPC in a reply.
+fn find_vpc(value: &Value) -> Option<&Value> {
+    match value {
+        Value::Object(object) if object.contains_key("network_range") => object.get("id"),
+        Value::Object(object) => object.values().find_map(find_vpc),
+        Value::Array(rows) => rows.iter().find_map(find_vpc),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    }
 }
 
 fn copy(request: &Request<Bytes>) -> Request<Bytes> {

@@ -105,3 +105,25 @@ async fn scripts_are_listed_only_if_there_may_be_any() {
     world.clean().await;
     assert_eq!(world.scripts.listings(), 1, "an earlier process may have left some");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_record_of_a_deleted_node_group_is_removed() {
+    let world = World::new(config(JoinKind::Kubeadm));
+    let (mut machine, request) = world.requested("batch-1", 1);
+    world.payload(&request).await.unwrap();
+    world.bind(&mut machine);
+    world.join(&mut machine);
+    world.clean().await;
+    let record = world.joins()["payload.batch"].clone();
+    let data = json!({"payload.batch": record, "payload.gone": record, "payload.invalid": record});
+    world.put("ConfigMap", NAMESPACE, "vpsie-autoscaler-joins", data);
+    let declaration = crate::fleet::Declaration {
+        groups: vec![node_group()],
+        without_spec: ["invalid".into()].into(),
+        ..crate::fleet::Declaration::default()
+    };
+    world.handle.fleet.write().unwrap().declare(declaration);
+    world.clean().await;
+    let keys = |joins: Value| joins.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(world.joins()), ["payload.batch", "payload.invalid"]);
+}

@@ -1,4 +1,6 @@
+mod duplicates;
 mod ended;
+mod network;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +78,7 @@ fn vm() -> Vm {
         id: Some(VmId::from("00000000-0000-4000-8000-000000000001")),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     }
 }

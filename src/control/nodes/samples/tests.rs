@@ -10,6 +10,7 @@ fn fleet() -> Fleet {
         id: Some("vm-1".into()),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     let machine = Machine {

@@ -87,6 +87,7 @@ async fn one_refused_record_does_not_hold_up_the_others() {
         id: None,
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     let at = machine("workers-1").created_at;

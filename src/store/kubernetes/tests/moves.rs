@@ -33,6 +33,7 @@ fn with_vm(id: &str, hostname: &str) -> Machine {
         id: None,
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     };
     let since = machine(id).created_at;

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::fleet::VmState;
+use crate::fleet::{Attachment, VmState};
 use crate::vpsie::Backend;
 use crate::vpsie::tests::script::refuse;
 
@@ -78,6 +78,60 @@ async fn a_refused_attachment_is_repeated_after_a_pause() {
     assert_eq!(states(&backend, &script, &running()).await, [VmState::Provisioning]);
     assert_eq!(states(&backend, &script, &running()).await, [VmState::Running]);
     script.seen();
+}
+
+/// The attachments of the VMs in a listing. Then the attachments that it started have their replies.
+async fn attachments(backend: &VmBackend, script: &Script, vms: &[Value]) -> Vec<Option<Attachment>> {
+    script.first([(PENDING, none()), (LIST, rows(vms))]);
+    let nodes = backend.list().await.unwrap().nodes;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    nodes.into_iter().map(|node| node.attachment).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_shows_the_progress_of_attachments() {
+    let script = Script::new([(ADD_TO_VPC, refuse("The VPC is full"))]);
+    let backend = backend(&script, Some("12"), None);
+    assert_eq!(attachments(&backend, &script, &running()).await, [Some(Attachment::Open)]);
+    let failed = Attachment::Failed("The VPC is full".to_owned());
+    assert_eq!(attachments(&backend, &script, &running()).await, [Some(failed.clone())]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    script.then([(ADD_TO_VPC, accepted())]);
+    assert_eq!(attachments(&backend, &script, &running()).await, [Some(failed)]);
+    assert_eq!(attachments(&backend, &script, &running()).await, [Some(Attachment::Done)]);
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_without_a_network_needs_no_attachment() {
+    let script = Script::default();
+    let backend = backend(&script, None, None);
+    let vms = [row("u-1", HOSTNAME, &json!({"is_active": 0}))];
+    assert_eq!(attachments(&backend, &script, &vms).await, [Some(Attachment::Done)]);
+    backend.set_groups(BTreeMap::from([("workers".into(), attached_group(Some("12"), None))]));
+    assert_eq!(attachments(&backend, &script, &running()).await, [Some(Attachment::Done)], "it exists");
+    backend.set_groups(BTreeMap::new());
+    assert_eq!(attachments(&backend, &script, &running()).await, [None], "its NodeGroup is unknown");
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_repeats_no_attachment() {
+    let script = Script::default();
+    let backend = backend(&script, Some("12"), Some("fw-1"));
+    backend.restore_attached(["u-1".into()]);
+    assert_eq!(attachments(&backend, &script, &running()).await, [Some(Attachment::Done)]);
+    script.seen();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_with_another_name_of_the_datacenter_is_attached() {
+    let script = Script::new([(ADD_TO_VPC, accepted())]);
+    let backend = backend(&script, Some("12"), None);
+    let vms = [row("u-1", HOSTNAME, &json!({"dcIdentifier": "Amsterdam 1"}))];
+    assert_eq!(attachments(&backend, &script, &vms).await, [Some(Attachment::Open)]);
+    assert_eq!(attachments(&backend, &script, &vms).await, [Some(Attachment::Done)]);
+    assert_eq!(script.seen()[2].json()["dcIdentifier"], "dc-1");
 }
 
 #[tokio::test(start_paused = true)]

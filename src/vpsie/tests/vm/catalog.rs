@@ -26,25 +26,27 @@ async fn every_call_fails_until_cluster_and_groups_are_set() {
     backend.set_cluster(CLUSTER.into());
     let message = assert_unavailable(backend.catalog().await, FailureReason::InvalidConfiguration);
     assert!(message.contains("NodeGroup"), "{message}");
-    let message = assert_unavailable(backend.check().await, FailureReason::InvalidConfiguration);
-    assert!(message.contains("NodeGroup"), "{message}");
+    backend.set_groups(BTreeMap::new());
+    let message = assert_unavailable(backend.catalog().await, FailureReason::InvalidConfiguration);
+    assert!(message.contains("no NodeGroup names a datacenter"), "{message}");
     script.seen();
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_start_checks_datacenters() {
-    let script = Script::new([("GET datacenter", rows(&[json!({"identifier": "DC-1", "dc_name": "AMS"})]))]);
-    backend(&script).check().await.unwrap();
-    let script = Script::new([("GET datacenter", rows(&[json!({"identifier": "dc-2", "dc_name": "FRA"})]))]);
-    let error = backend(&script).check().await;
-    assert!(
-        error
-            .clone()
-            .unwrap_err()
-            .to_string()
-            .contains(r#"no datacenter "dc-1" in this account; it has: dc-2 (FRA)"#)
-    );
-    assert_refused(error, FailureReason::InvalidConfiguration);
+async fn an_unknown_datacenter_explains_missing_plans() {
+    let no_plans = || [(CATEGORIES, categories()), (PLANS, none())];
+    let datacenter = |id: &str, name: &str| rows(&[json!({"identifier": id, "dc_name": name})]);
+    for (known, want) in [
+        (datacenter("DC-1", "AMS"), "VPSie lists no plan for the images"),
+        (datacenter("dc-2", "FRA"), "VPSie has no datacenter dc-1 in this account; it has: dc-2 (FRA)"),
+    ] {
+        let script = Script::new(no_plans());
+        script.then([("GET datacenter", known)]);
+        let error = backend(&script).catalog().await;
+        let message = assert_unavailable(error, FailureReason::InvalidConfiguration);
+        assert!(message.contains(want), "{message}");
+        script.seen();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +135,8 @@ async fn without_categories_one_call_reads_all_plans() {
         assert_eq!(backend(&script).catalog().await.unwrap().offers.len(), 1);
         assert!(!script.seen()[1].body.contains("planCatIdentifier"));
     }
-    let script = Script::new([(CATEGORIES, reply(403, "{}")), (PLANS, reply(403, "{}"))]);
+    let datacenters = || ("GET datacenter", rows(&[json!({"identifier": "dc-1", "dc_name": "AMS"})]));
+    let script = Script::new([(CATEGORIES, reply(403, "{}")), (PLANS, reply(403, "{}")), datacenters()]);
     assert_unavailable(backend(&script).catalog().await, FailureReason::Authentication);
 }
 
@@ -161,10 +164,8 @@ async fn a_failing_datacenter_keeps_its_known_offers() {
 
 #[tokio::test(start_paused = true)]
 async fn no_plan_at_all_is_an_error() {
-    let script = Script::new([(CATEGORIES, categories()), (PLANS, none())]);
-    assert_unavailable(backend(&script).catalog().await, FailureReason::InvalidConfiguration);
-    let script = Script::default();
-    let backend = backend(&script);
-    backend.set_groups(BTreeMap::new());
-    assert_unavailable(backend.catalog().await, FailureReason::InvalidConfiguration);
+    let script = Script::new([(CATEGORIES, categories())]);
+    script.then(std::iter::repeat_n((PLANS, ScriptedReply::Lost), 4));
+    assert_unavailable(backend(&script).catalog().await, FailureReason::ApiUnavailable);
+    script.seen();
 }

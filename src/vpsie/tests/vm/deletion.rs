@@ -110,6 +110,31 @@ async fn a_refused_password_is_an_error_of_its_own_and_rests() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_derived_password_works_once_the_key_is_configured_again() {
+    let keyed = |script: &Script| backend(script).with_deletion_key(DeletionKey::new(b"key"));
+    let group = VmGroup { delivery: Delivery::UserData, ..group() };
+    let script = Script::new(plans());
+    script.then([(CREATE, accepted())]);
+    let first = keyed(&script);
+    first.set_groups(BTreeMap::from([("workers".into(), group)]));
+    first.create(&request("small")).await.unwrap();
+    let password = script.seen()[2].json()["vmPassword"].clone();
+
+    // A restart without the key. VPSie's listing does not show the password.
+    let script = Script::new([(DELETE, wrong_password()), (LIST, rows(&[row("u-1", HOSTNAME, &json!({}))]))]);
+    let without = backend(&script);
+    for _ in 0..5 {
+        let refused = without.delete(&vm(HOSTNAME, Some("u-1"))).await;
+        assert!(matches!(refused, Err(BackendError::PasswordRefused { .. })), "{refused:?}");
+    }
+    script.seen();
+
+    let script = Script::new([(DELETE, accepted())]);
+    keyed(&script).delete(&vm(HOSTNAME, Some("u-1"))).await.unwrap();
+    assert_eq!(passwords(&script), [password]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_refusals_are_not_about_the_password() {
     let script = Script::new([(DELETE, refuse("The VM is locked"))]);
     assert_refused(backend(&script).delete(&vm(HOSTNAME, Some("u-1"))).await, FailureReason::Refused);
@@ -180,6 +205,20 @@ async fn an_incomplete_listing_proves_no_deletion() {
         assert_unavailable(result, FailureReason::ApiUnavailable);
         script.seen();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_without_pending_vms_proves_a_deletion() {
+    let no_pending = || [(PENDING, reply(404, "{}")), (LIST, none())];
+    let script = Script::new(no_pending());
+    let backend = backend(&script);
+    backend.list().await.unwrap();
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    script.then(no_pending());
+    backend.list().await.unwrap();
+    script.then(no_pending());
+    backend.delete(&vm(HOSTNAME, None)).await.unwrap();
+    script.seen();
 }
 
 #[tokio::test(start_paused = true)]

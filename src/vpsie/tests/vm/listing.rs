@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::fleet::{FailureReason, ListedNode, NodeListing, NodeRole, VmId, VmState};
+use crate::fleet::{FailureReason, ListedNode, NodeListing, NodeRole, PendingVms, VmId, VmState};
 use crate::vpsie::Backend;
 use crate::vpsie::tests::managed::{assert_unavailable, ids};
 use crate::vpsie::tests::script::{refuse, reply};
@@ -133,11 +133,49 @@ async fn a_vm_of_another_owner_hides_none_of_ours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_pending_vms_the_listing_is_incomplete() {
-    let listing = list(refuse("The moon is full"), rows(&[row("u-1", HOSTNAME, &json!({}))])).await;
-    assert_eq!((listing.nodes.len(), listing.complete), (1, false));
+async fn created_vms_are_listed_without_pending_ones() {
+    for pending in [refuse("The moon is full"), reply(404, "{}"), reply(403, "{}")] {
+        let listing = list(pending, rows(&[row("u-1", HOSTNAME, &json!({}))])).await;
+        assert_eq!((listing.nodes.len(), listing.complete), (1, true));
+        assert_eq!(listing.pending, PendingVms::Unknown);
+    }
+    assert_eq!(list(none(), none()).await.pending, PendingVms::Listed);
     let script = Script::new([(PENDING, none()), (LIST, reply(403, "{}"))]);
     assert_unavailable(backend(&script).list().await, FailureReason::Authentication);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lasting_refusal_of_pending_vms_is_an_api_without_them() {
+    let minutes = |minutes| tokio::time::sleep(Duration::from_mins(minutes));
+    let script = Script::default();
+    let backend = backend(&script);
+    let pending = async |reply: ScriptedReply| {
+        script.then(std::iter::repeat_n((PENDING, reply.clone()), attempts(&reply)));
+        script.then([(LIST, none())]);
+        backend.list().await.unwrap().pending
+    };
+    let refusal = || reply(404, r#"{"error":true,"message":"Not found"}"#);
+    assert_eq!(pending(refusal()).await, PendingVms::Unknown);
+    minutes(9).await;
+    assert_eq!(pending(refusal()).await, PendingVms::Unknown);
+    minutes(1).await;
+    assert_eq!(pending(refusal()).await, PendingVms::Unsupported);
+    assert_eq!(pending(ScriptedReply::Lost).await, PendingVms::Unsupported, "it was so before");
+    assert_eq!(pending(none()).await, PendingVms::Listed);
+    assert_eq!(pending(refusal()).await, PendingVms::Unknown, "the time begins again");
+    for _ in 0..3 {
+        minutes(10).await;
+        assert_eq!(pending(none()).await, PendingVms::Listed);
+        assert_eq!(pending(ScriptedReply::Lost).await, PendingVms::Unknown, "temporary");
+        minutes(10).await;
+        assert_eq!(pending(ScriptedReply::Lost).await, PendingVms::Unknown);
+    }
+    script.seen();
+}
+
+/// Number of attempts of a read with that reply.
+fn attempts(reply: &ScriptedReply) -> usize {
+    if matches!(reply, ScriptedReply::Lost) { 4 } else { 1 }
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,6 +141,7 @@ fn vm(hostname: &str, id: Option<&str>) -> DeletableVm {
         id: id.map(Into::into),
         addresses: Vec::new(),
         provider_id: None,
+        attached: None,
         request: None,
     })
 }

@@ -121,7 +121,14 @@ impl Provider {
         let outcome = if is_available {
             let hostname = Hostname::new(id.as_str());
             let vm_id = Some(VmId::new(format!("vm-{id}")));
-            let vm = Vm { hostname, id: vm_id, addresses: Vec::new(), provider_id: None, request: None };
+            let vm = Vm {
+                hostname,
+                id: vm_id,
+                addresses: Vec::new(),
+                provider_id: None,
+                attached: None,
+                request: None,
+            };
             CreationOutcome::Created(vm)
         } else {
             let message = "no spot capacity".to_owned();

@@ -213,6 +213,7 @@ pub(super) fn node(n: u32) -> ListedNode {
         state: VmState::Running,
         created_at: None,
         interruption: None,
+        attachment: None,
         pool: None,
     }
 }

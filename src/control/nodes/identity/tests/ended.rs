@@ -162,6 +162,7 @@ fn keeps_the_ready_node_of_a_vm_that_was_not_deleted() {
         addresses: Vec::new(),
         created_at: None,
         interruption: None,
+        attachment: None,
         pool: None,
     };
     let listing = NodeListing::of_nodes(vec![master], true);
