@@ -41,6 +41,8 @@ type plane struct {
 	scheduler string
 	// joinable lets machines join with bootstrap tokens, as kubeadm configures it.
 	joinable bool
+	// withoutKubelets leaves the status of Nodes to real kubelets.
+	withoutKubelets bool
 }
 
 // start starts all components.
@@ -103,6 +105,9 @@ func (p plane) start(t testing.TB, dir string) *controlPlane {
 	start(t, dir, "kube-controller-manager", tool("kube-controller-manager"), append(signing, admin,
 		"--leader-elect=false", "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port(t)),
 		"--cert-dir="+in("controller-manager"), "--node-monitor-grace-period=25s", "--controllers="+controllers)...)
+	if p.withoutKubelets {
+		return c
+	}
 	stages, err := filepath.Abs("kwok.yaml")
 	if err != nil {
 		t.Fatal(err)

@@ -59,6 +59,7 @@ var scenarios = []struct {
 	{"datacenters primary and backup", backupDatacenter},
 	{"datacenters silent", silentDatacenter},
 	{"datacenters minimum", datacenterMinimum},
+	{"datacenters not Ready", datacenterNotReady},
 }
 
 const common = 3

@@ -31,22 +31,32 @@ func (raw) Unmarshal(data []byte, message any) error {
 
 func (raw) Name() string { return "raw" }
 
-// pools calls the provider directly, not through the proxy.
-func pools(t testing.TB, address string) (map[string]pool, error) {
+// dial connects to a replica, not through the proxy.
+func dial(t testing.TB, address string) *grpc.ClientConn {
 	t.Helper()
 	connection, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return connection
+}
+
+// ask sends one RPC.
+func ask(connection *grpc.ClientConn, rpc string, request []byte) (fields, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var reply []byte
+	err := connection.Invoke(ctx, "/clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/"+rpc, &request, &reply,
+		grpc.ForceCodec(raw{}))
+	return parse(reply), err
+}
+
+// pools calls the provider directly.
+func pools(t testing.TB, address string) (map[string]pool, error) {
+	t.Helper()
+	connection := dial(t, address)
 	defer connection.Close()
-	call := func(rpc string, request []byte) (fields, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		var reply []byte
-		err := connection.Invoke(ctx, "/clusterautoscaler.cloudprovider.v1.externalgrpc.CloudProvider/"+rpc, &request, &reply,
-			grpc.ForceCodec(raw{}))
-		return parse(reply), err
-	}
+	call := func(rpc string, request []byte) (fields, error) { return ask(connection, rpc, request) }
 	listed, err := call("NodeGroups", nil)
 	if err != nil {
 		return nil, err

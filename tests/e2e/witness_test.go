@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -196,6 +197,13 @@ func (w *witness) allTokens() []seenToken {
 		found = append(found, *token)
 	}
 	return found
+}
+
+// allPasswords returns the passwords of all VMs.
+func (w *witness) allPasswords() []string {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return slices.Collect(maps.Keys(w.passwords))
 }
 
 func (w *witness) allScripts() map[string]seenScript {

@@ -32,9 +32,11 @@ type world struct {
 	proxy      *proxy
 	expander   *tunnel
 	autoscaler *process
-	began      time.Time
-	notes      []string
-	foreign    map[string]string
+	// replaced is true iff another Cluster Autoscaler was started, which ends before the world is checked.
+	replaced bool
+	began    time.Time
+	notes    []string
+	foreign  map[string]string
 	// witness has what a self-managed cluster and VPSie have shown; nil in other worlds.
 	witness *witness
 }
@@ -147,16 +149,27 @@ func (s setting) world(t *testing.T, d driver, recorded *recording) *world {
 	})
 	w.began = time.Now()
 	t.Cleanup(func() {
-		if err := w.autoscaler.ended(); err != nil {
+		if err := w.autoscaler.ended(); err != nil && !w.replaced {
 			t.Error(err)
 		}
 		w.provider.checkLogs(t)
 		w.cluster.checkRights(t, d)
 		w.checkForeignNodes()
+		if s.selfManaged && !t.Failed() {
+			w.checkSecrets()
+		}
 		w.autoscaler.stop()
 		recorded.add(w.proxy.allExchanges())
 	})
 	return w
+}
+
+// restartAutoscaler starts Cluster Autoscaler with other flags.
+func (w *world) restartAutoscaler(d driver, flags []string) {
+	w.t.Helper()
+	w.autoscaler.stop()
+	w.autoscaler = d.start(w.t, w.cluster.dir, w.cluster.kubeconfigOf("admin"), w.proxy.address, flags)
+	w.replaced = true
 }
 
 // scratch returns a folder that is kept if the test fails or E2E_KEEP is set.

@@ -48,6 +48,10 @@ struct Flags {
     max_node_group_backoff_duration: Duration,
     #[arg(long, default_value_t = 1)]
     max_drain_parallelism: usize,
+    #[arg(long, default_value_t = 45.0)]
+    max_total_unready_percentage: f64,
+    #[arg(long, default_value = "15m", value_parser = parse_duration)]
+    max_node_startup_time: Duration,
     #[arg(long, default_value = "least-waste", value_delimiter = ',', value_parser = parse_expander)]
     expander: Vec<Expander>,
     /// Host and port of the gRPC service of the expander `grpc`.
@@ -88,6 +92,8 @@ impl Flags {
             initial_backoff: self.initial_node_group_backoff_duration,
             max_backoff: self.max_node_group_backoff_duration,
             max_drain_parallelism: self.max_drain_parallelism,
+            max_unready_percent: self.max_total_unready_percentage,
+            max_node_startup_time: self.max_node_startup_time,
             expander: self.expander.clone(),
             seed: self.seed,
             ..Config::default()

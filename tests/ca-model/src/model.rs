@@ -53,6 +53,8 @@ pub struct Config {
     pub ok_unready: usize,
     /// `--max-total-unready-percentage`.
     pub max_unready_percent: f64,
+    /// `--max-node-startup-time`, from 1.35 on. It is 15 minutes before.
+    pub max_node_startup_time: Duration,
     /// `--max-nodes-per-scaleup`.
     pub max_nodes_per_scale_up: usize,
     /// `--force-delete-unregistered-nodes`.
@@ -87,6 +89,7 @@ impl Default for Config {
             backoff_reset: minutes(180),
             ok_unready: 3,
             max_unready_percent: 45.0,
+            max_node_startup_time: minutes(15),
             max_nodes_per_scale_up: 1000,
             force_delete_unregistered: false,
             instances_refresh: minutes(2),
@@ -103,7 +106,7 @@ impl Config {
             unneeded: self.scale_down_unneeded_time,
             unready: self.scale_down_unready_time,
             provision: self.max_node_provision_time,
-            startup: Duration::from_mins(15),
+            startup: self.max_node_startup_time,
             ignore_daemon_sets: false,
         }
     }

@@ -1,12 +1,12 @@
 //! The first boot of plain VMs: each joins with the data of its payload only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use data_encoding::BASE64;
 use fake_kube::FakeKube;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use vpsie_autoscaler::simulator::{JoinPlan, Phase, Simulator, VmKind, VmView};
+use vpsie_autoscaler::simulator::{JoinPlan, Phase, Simulator, VmKind, VmView, check_ca};
 
 /// The VMs that have booted.
 #[derive(Default)]
@@ -14,6 +14,8 @@ pub(super) struct Boots {
     booted: BTreeSet<String>,
     /// Number of VMs whose token was refused.
     pub(super) refused: u64,
+    /// Number of VMs that refused the CA of the API server.
+    pub(super) distrusting: u64,
     /// Number of VMs that joined.
     pub(super) joined: u64,
 }
@@ -58,6 +60,10 @@ impl Boots {
         let Some(payload) = simulator.payload(&vm.vm.uuid) else { return Ok(()) };
         let plan =
             JoinPlan::parse(payload.reveal()).map_err(|error| format!("J: unusable payload: {error}"))?;
+        if check_ca(&shown_ca(kube)?, &plan.ca_hashes).is_err() {
+            self.distrusting += 1;
+            return Ok(());
+        }
         if !is_valid(kube, &plan.token.id, plan.token.secret.reveal(), now) {
             self.refused += 1;
             return Ok(());
@@ -102,13 +108,35 @@ fn is_valid(kube: &FakeKube, id: &str, secret: &str, now: Timestamp) -> bool {
     let Some(object) = kube.get("secrets", "kube-system", &format!("bootstrap-token-{id}")) else {
         return false;
     };
-    let text = |key: &str| {
-        let plain = object["stringData"][key].as_str().map(str::to_owned);
-        let encoded = || BASE64.decode(object["data"][key].as_str()?.as_bytes()).ok();
-        plain.or_else(|| String::from_utf8(encoded()?).ok())
-    };
-    let expires: Option<Timestamp> = text("expiration").and_then(|text| text.parse().ok());
-    text("token-secret").as_deref() == Some(secret) && expires.is_some_and(|at| now < at)
+    let is_in_time = expiration(&object).is_some_and(|at| now < at);
+    is_in_time && field(&object, "token-secret").as_deref() == Some(secret)
+}
+
+/// The CA that the API server shows everyone.
+fn shown_ca(kube: &FakeKube) -> Result<String, String> {
+    let info = kube.get("configmaps", "kube-public", "cluster-info").unwrap_or_default();
+    let kubeconfig = info["data"]["kubeconfig"].as_str().unwrap_or_default();
+    let (_, encoded) = kubeconfig.split_once("certificate-authority-data: ").ok_or("no CA is shown")?;
+    let decoded = BASE64.decode(encoded.trim().as_bytes()).map_err(|error| error.to_string())?;
+    String::from_utf8(decoded).map_err(|error| error.to_string())
+}
+
+/// The expiration of each bootstrap token, by the name of its Secret.
+pub(super) fn expirations(kube: &FakeKube) -> BTreeMap<String, Timestamp> {
+    let tokens = tokens(kube).into_iter();
+    tokens
+        .filter_map(|name| Some((name.clone(), expiration(&kube.get("secrets", "kube-system", &name)?)?)))
+        .collect()
+}
+
+fn expiration(secret: &Value) -> Option<Timestamp> {
+    field(secret, "expiration")?.parse().ok()
+}
+
+fn field(secret: &Value, key: &str) -> Option<String> {
+    let plain = secret["stringData"][key].as_str().map(str::to_owned);
+    let encoded = || BASE64.decode(secret["data"][key].as_str()?.as_bytes()).ok();
+    plain.or_else(|| String::from_utf8(encoded()?).ok())
 }
 
 /// Names of the Secrets of bootstrap tokens.

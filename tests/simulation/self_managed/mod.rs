@@ -1,7 +1,9 @@
 //! Simulation of a self-managed cluster: plain VMs that join with their payload.
 
 mod boot;
+mod one_account;
 mod process;
+mod scenarios;
 mod world;
 
 pub(crate) const NAMESPACE: &str = "vpsie-system";

@@ -37,6 +37,7 @@ impl Process {
         transport: Transport,
         base: &str,
         seed: u64,
+        create_timeout: Duration,
     ) -> Result<Self, String> {
         let client = with_request_timeout(&client);
         let store = Arc::new(KubernetesStore::new(client.clone(), NAMESPACE));
@@ -63,7 +64,7 @@ impl Process {
             handle.clone(),
             Some(scripts),
             Events::none(),
-            Policy::default().create_timeout,
+            create_timeout,
         )
         .with_deadlines(view.clone());
         let guarded = GuardedBackend::new(Arc::clone(&vms) as _, handle.clone(), None, Events::none());
@@ -88,7 +89,7 @@ impl Process {
             NodeGroups::new(handle.clone(), clock, view.clone(), client.clone(), NAMESPACE, None, on_cluster)
                 .with_in_force(in_force);
         let records = RecordsWatch::new(handle.clone(), client, NAMESPACE);
-        let policy = Policy { running_when_listed: false, ..Policy::default() };
+        let policy = Policy { running_when_listed: false, create_timeout, ..Policy::default() };
         let catalog = CatalogRefresh::new(handle.clone(), Arc::clone(&backend), Duration::from_mins(15));
         let idle = Duration::from_mins(1);
         let provision =

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ca_model::{Autoscaler, Kubernetes, LoopResult, Minor};
+use ca_model::{Autoscaler, Config, Kubernetes, LoopResult, Minor};
 use data_encoding::BASE64;
 use fake_kube::FakeKube;
 use http::{Method, Request};
@@ -17,11 +17,11 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 use vpsie_autoscaler::clock::Clock;
 use vpsie_autoscaler::control::ServedCluster;
-use vpsie_autoscaler::fleet::{Phase, names};
+use vpsie_autoscaler::fleet::{Phase, Policy, names};
 use vpsie_autoscaler::grpc::CloudProviderService;
 use vpsie_autoscaler::grpc::proto::cloud_provider_server::CloudProviderServer;
 use vpsie_autoscaler::simulator::{
-    DEFAULT_DATACENTER, DEFAULT_TOKEN, Shapes, Simulator, SimulatorConfig, VmKind,
+    DEFAULT_DATACENTER, DEFAULT_TOKEN, Shapes, Simulator, SimulatorConfig, TimesConfig, VmKind,
 };
 use vpsie_autoscaler::vpsie::Transport;
 
@@ -30,7 +30,7 @@ use super::process::Process;
 use super::{MAX, NAMESPACE};
 use crate::clock::VirtualClock;
 use crate::cluster::workload::Workload;
-use crate::fixtures::{base_url, new_autoscaler};
+use crate::fixtures::{autoscaler_config, base_url, new_autoscaler_with};
 use crate::network::{CaChannel, CrashCountdown, KnownPools, Violations};
 
 /// Offers of the NodeGroup.
@@ -47,6 +47,32 @@ const OTHERS: [(&str, &str); 2] = [
     ("web-0a1b2c3e-1", "vpsie-autoscaler another-cluster web/ams1/c-2vcpu-4gb/on-demand"),
 ];
 
+/// What differs between runs.
+pub(super) struct Setting {
+    /// `--create-timeout`.
+    pub(super) create_timeout: Duration,
+    /// `--max-node-provision-time` of Cluster Autoscaler.
+    pub(super) provision_time: Duration,
+    /// Times of VPSie.
+    pub(super) times: TimesConfig,
+    /// Whether the account has a managed cluster, too.
+    pub(super) managed_cluster: bool,
+    /// The template of the payload. None: that of the join kind.
+    pub(super) template: Option<&'static str>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            create_timeout: Policy::default().create_timeout,
+            provision_time: autoscaler_config(0).max_node_provision_time,
+            times: TimesConfig::default(),
+            managed_cluster: false,
+            template: None,
+        }
+    }
+}
+
 /// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PlantedBug {
@@ -58,22 +84,23 @@ enum PlantedBug {
     RequestedTwice,
 }
 
-struct World {
+pub(super) struct World {
     seed: u64,
-    rng: StdRng,
-    clock: VirtualClock,
-    simulator: Simulator,
-    kube: FakeKube,
-    transport: Transport,
+    pub(super) rng: StdRng,
+    pub(super) clock: VirtualClock,
+    pub(super) simulator: Simulator,
+    pub(super) kube: FakeKube,
+    pub(super) transport: Transport,
     countdown: CrashCountdown,
-    base: &'static str,
-    boots: Boots,
-    workload: Workload,
+    pub(super) base: &'static str,
+    pub(super) boots: Boots,
+    pub(super) workload: Workload,
     autoscaler: Autoscaler,
     channel: CaChannel,
-    process: Option<Process>,
+    pub(super) process: Option<Process>,
     /// Whether VMs are attached to a VPC.
     has_network: bool,
+    setting: Setting,
     traced: bool,
 }
 
@@ -87,10 +114,22 @@ struct Outcome {
 
 impl World {
     fn new(seed: u64, bug: Option<PlantedBug>) -> Result<Self, String> {
+        Self::with(seed, Setting::default(), bug)
+    }
+
+    /// A world without faults and networks.
+    pub(super) fn calm(seed: u64, setting: Setting) -> Result<Self, String> {
+        Ok(Self { has_network: false, ..Self::with(seed, setting, None)? })
+    }
+
+    fn with(seed: u64, setting: Setting, bug: Option<PlantedBug>) -> Result<Self, String> {
         let mut rng = StdRng::seed_from_u64(seed);
         let clock = VirtualClock::new();
         let shapes = Shapes::random_with_vms(&mut rng);
-        let config = SimulatorConfig { seed, shapes, clusters: Vec::new(), ..SimulatorConfig::default() };
+        let mut config = SimulatorConfig { seed, shapes, times: setting.times, ..SimulatorConfig::default() };
+        if !setting.managed_cluster {
+            config.clusters.clear();
+        }
         let simulator = Simulator::new(config, Arc::new(clock.unskewed())).map_err(|e| e.to_string())?;
         let server_clock = clock.unskewed();
         let kube = FakeKube::new(move || server_clock.now());
@@ -105,7 +144,9 @@ impl World {
             increases: None,
         };
         let minor = if rng.random_bool(0.5) { Minor::V1_33 } else { Minor::V1_36 };
-        let autoscaler = new_autoscaler(minor, &channel, rng.random());
+        let flags =
+            Config { max_node_provision_time: setting.provision_time, ..autoscaler_config(rng.random()) };
+        let autoscaler = new_autoscaler_with(minor, &channel, flags);
         let base = base_url(shapes);
         let transport = transport(simulator.clone(), countdown.clone(), bug);
         let traced = std::env::var("TRACE").is_ok();
@@ -128,18 +169,19 @@ impl World {
             channel,
             process,
             has_network,
+            setting,
             traced,
         })
     }
 
-    fn trace(&self, event: &impl std::fmt::Debug) {
+    pub(super) fn trace(&self, event: &impl std::fmt::Debug) {
         if self.traced {
             println!("{:>7.1}s {event:?}", self.clock.elapsed().as_secs_f64());
         }
     }
 
     /// Creates the objects that exist before the provider starts, and the VMs of others.
-    async fn set_up(&mut self) -> Result<(), String> {
+    pub(super) async fn set_up(&mut self) -> Result<(), String> {
         let networks = if self.has_network {
             json!({DEFAULT_DATACENTER: {"vpcID": add_vpc(&self.simulator, self.base).await?}})
         } else {
@@ -155,20 +197,33 @@ impl World {
         let kubeconfig = format!("clusters:\n- cluster:\n    certificate-authority-data: {encoded}\n");
         put(json!({"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "cluster-info", "namespace": "kube-public"}, "data": {"kubeconfig": kubeconfig}}))?;
-        put(json!({
+        let mut group = json!({
             "apiVersion": "autoscaler.vpsie.com/v1alpha1", "kind": "NodeGroup",
             "metadata": {"name": "web", "namespace": NAMESPACE, "generation": 1},
             "spec": {"minNodes": 0, "maxNodes": MAX, "datacenterID": DEFAULT_DATACENTER, "offeringIDs": OFFERS,
                 "osImageID": "ubuntu", "selfManaged": {"joinKind": "kubeadm", "endpoint": "10.0.0.1:6443",
                     "networks": networks,
                     "delivery": if self.rng.random_bool(0.7) { "script" } else { "userData" }}},
-        }))?;
+        });
+        if let Some(template) = self.setting.template {
+            self.set_template(template)?;
+            group["spec"]["selfManaged"]["payload"] =
+                json!({"configMapKeyRef": {"name": "payload", "key": "script"}});
+        }
+        put(group)?;
         for (hostname, notes) in OTHERS {
             self.simulator
                 .add_plain_vm(DEFAULT_DATACENTER, OFFERS[0], hostname, notes)
                 .map_err(|error| error.to_string())?;
         }
         Ok(())
+    }
+
+    /// Sets the template of the payload.
+    pub(super) fn set_template(&self, template: &str) -> Result<(), String> {
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "payload", "namespace": NAMESPACE}, "data": {"script": template}});
+        self.kube.put_object(object).map(drop).map_err(|error| format!("{error:?}"))
     }
 
     async fn run(mut self) -> Result<Outcome, String> {
@@ -178,9 +233,7 @@ impl World {
             self.inject_faults().await?;
             self.step().await.map_err(|error| format!("seed {}, step {step}: {error}", self.seed))?;
         }
-        self.simulator.clear_faults();
-        self.countdown.stop();
-        self.trace(&"faults end");
+        self.end_faults();
         for replicas in [3, 0] {
             self.workload.replicas = replicas;
             let mut at_rest = Err(String::new());
@@ -204,11 +257,12 @@ impl World {
         Ok(Outcome { joined, refused, calls: self.simulator.call_count() })
     }
 
-    async fn start(&mut self) -> Result<(), String> {
+    pub(super) async fn start(&mut self) -> Result<(), String> {
         let seed = self.rng.random();
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let client = self.kube.client("provider", NAMESPACE);
-        let started = Process::start(client, clock, self.transport.clone(), self.base, seed).await?;
+        let timeout = self.setting.create_timeout;
+        let started = Process::start(client, clock, self.transport.clone(), self.base, seed, timeout).await?;
         self.process = Some(started);
         Ok(())
     }
@@ -225,7 +279,7 @@ impl World {
     }
 
     /// Injects at most one event before a step.
-    async fn inject_faults(&mut self) -> Result<(), String> {
+    pub(super) async fn inject_faults(&mut self) -> Result<(), String> {
         match self.rng.random_range(0..32) {
             0..6 => {
                 self.workload.replicas = self.rng.random_range(0..7);
@@ -261,6 +315,12 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn end_faults(&self) {
+        self.simulator.clear_faults();
+        self.countdown.stop();
+        self.trace(&"faults end");
+    }
+
     async fn restart(&mut self, why: &str) -> Result<(), String> {
         self.trace(&why);
         *self.channel.server.lock().unwrap() = None;
@@ -272,7 +332,7 @@ impl World {
     }
 
     /// Boots VMs, runs the workload and one loop of Cluster Autoscaler, lets time pass, and checks the invariants.
-    async fn step(&mut self) -> Result<(), String> {
+    pub(super) async fn step(&mut self) -> Result<(), String> {
         let now = self.clock.unskewed().now();
         self.boots.step(&self.kube, &self.simulator, now)?;
         self.workload.step(&self.kube);
@@ -296,7 +356,7 @@ impl World {
     }
 
     /// UUIDs of the VMs that the provider created.
-    fn own_vms(&self) -> Vec<String> {
+    pub(super) fn own_vms(&self) -> Vec<String> {
         let is_own = |hostname: &str| OTHERS.iter().all(|(other, _)| *other != hostname);
         let plain = self.simulator.vms().into_iter().filter(|vm| vm.vm.kind == VmKind::Plain);
         plain.filter(|vm| is_own(&vm.vm.hostname)).map(|vm| vm.vm.uuid).collect()
@@ -329,7 +389,7 @@ impl World {
     }
 
     /// Checks that the cluster is at rest with `replicas` pods: nothing is left of joins that ended.
-    fn check_rest(&self, replicas: usize) -> Result<(), String> {
+    pub(super) fn check_rest(&self, replicas: usize) -> Result<(), String> {
         let Some(process) = &self.process else { return Err("no process".to_owned()) };
         let (machines, unsettled) = process.handle.read(|fleet| {
             let unsettled = fleet.machines().find(|machine| !matches!(machine.phase, Phase::Running { .. }));

@@ -243,3 +243,72 @@ fn tried(world: &World, datacenter: &str) -> usize {
     };
     world.fleet.machines().filter(is_tried).count()
 }
+
+/// What happened in the primary while it was out.
+#[derive(Default)]
+struct Cycle {
+    /// The waits of its circuit breaker, in the order of its openings.
+    waits: Vec<Duration>,
+    /// Machines that were tried while it was half-open.
+    tried: u32,
+}
+
+/// Runs loops with one more pending pod a minute, for at most the minutes, or until VPSie refuses nothing and the circuit
+/// breaker of the primary is closed. While it is open no machine is added, and while it is half-open one at a time.
+fn run_outage(world: &mut World, minutes: u32, pods: &mut u32) -> Cycle {
+    let mut cycle = Cycle::default();
+    let mut last = None;
+    for _ in 0..minutes {
+        *pods += 1;
+        for _ in 0..6 {
+            let (state, before) = (world.state(AMS), machines(world, AMS));
+            world.scale_up(*pods);
+            let added = machines(world, AMS).saturating_sub(before);
+            match state {
+                "open" => assert_eq!(added, 0),
+                "half_open" => {
+                    assert!(added <= 1, "{added}");
+                    cycle.tried += added;
+                }
+                _ => {}
+            }
+            world.serve();
+            if let DatacenterState::Open { since, until: Some(until) } =
+                world.fleet.datacenter_history().state(&AMS.into())
+                && last != Some(since)
+            {
+                last = Some(since);
+                cycle.waits.push(until.duration_since(since).unsigned_abs());
+            }
+            world.hand.wait(Duration::from_secs(10));
+        }
+        if world.refused.is_empty() && world.state(AMS) == "closed" {
+            break;
+        }
+    }
+    cycle
+}
+
+#[test]
+fn three_outages_in_a_row_do_not_flap() {
+    let offers = ["small", "medium"];
+    let mut world = World::new(group_of(0, 400, &offers, primary_backup(&[AMS, FRA])));
+    let mut pods = 0;
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        world.refuse(AMS, &offers);
+        let outage = run_outage(&mut world, 20, &mut pods);
+        assert_ne!(world.state(AMS), "closed");
+        assert_eq!(outage.tried as usize + 1, outage.waits.len(), "each attempt is one machine, and fails");
+        waits.extend(outage.waits);
+        world.refused.clear();
+        let after = run_outage(&mut world, 40, &mut pods);
+        assert_eq!((world.state(AMS), after.tried), ("closed", 1), "one machine is tried, then it is open");
+        let before = world.running(AMS);
+        pods += 4;
+        world.run(6, pods);
+        assert_eq!((world.state(AMS), world.running(AMS)), ("closed", before + 4));
+    }
+    let minutes: Vec<u64> = waits.iter().map(|wait| wait.as_secs() / 60).collect();
+    assert_eq!(minutes, [2, 4, 8, 16, 30], "each failure, and each outage within an hour, doubles the wait");
+}

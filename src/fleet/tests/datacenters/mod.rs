@@ -1,6 +1,7 @@
 //! NodeGroups with machines in several datacenters, against a toy VPSie and a toy Cluster Autoscaler.
 
 mod breakers;
+mod bursts;
 mod distribution;
 mod flapping;
 mod limits;
