@@ -45,7 +45,8 @@ func TestConform(t *testing.T) {
 	schemas := cluster.schemas(t)
 	given := map[string][]object{
 		"chart": renderChart(t, nil), "chart with everything": renderChart(t, everything),
-		"chart with a PodMonitor": renderChart(t, []string{"--set=prometheus.podMonitor.enabled=true"}),
+		"chart with a PodMonitor":          renderChart(t, []string{"--set=prometheus.podMonitor.enabled=true"}),
+		"chart for a self-managed cluster": renderChart(t, []string{"--set=provider.selfManaged.enabled=true"}),
 	}
 	for _, path := range []string{"base", "overlays/dev", "overlays/staging", "overlays/production"} {
 		given[path] = buildKustomization(t, path)
