@@ -186,7 +186,7 @@ impl JoinPayloads {
         rendered.err()
     }
 
-    /// What is known of the payloads of all NodeGroups: those that cannot be rendered, that never join, and that have joined.
+    /// Returns the NodeGroups whose payload cannot be rendered, never joins, or has joined.
     async fn findings(&self, records: &BTreeMap<NodeGroupName, PayloadRecord>) -> PayloadFindings {
         let mut findings = PayloadFindings::default();
         let mut proven = BTreeSet::new();

@@ -312,7 +312,7 @@ async fn a_payload_has_a_token_of_its_own_and_the_template_labels() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_with_a_network_has_a_startup_taint_and_its_template_has_none() {
+async fn only_the_payload_has_the_startup_taint_of_a_network() {
     for (kind, want) in [
         (
             JoinKind::Kubeadm,

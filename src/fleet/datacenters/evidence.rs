@@ -121,8 +121,8 @@ impl Fleet {
         }
     }
 
-    /// Adds the failure of a machine. A machine from before the last change of the circuit breaker proves nothing, and neither
-    /// does one that was created before another one that succeeded: it is a straggler of failures that were counted.
+    /// Adds the failure of a machine. The failure does not count if the circuit breaker changed, or another machine
+    /// succeeded, after the creation of the machine: earlier failures of its burst counted already.
     fn note_creation_failure(
         &self,
         history: &mut DatacenterHistory,

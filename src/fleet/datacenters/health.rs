@@ -58,7 +58,7 @@ impl Fleet {
     /// Opens and closes circuit breakers by the present evidence.
     ///
     /// Evidence in every datacenter is a fault of the API, of the account or of the payload: it opens no circuit breaker,
-    /// and closes those that failed creations opened.
+    /// and closes each circuit breaker that opened because of failed creations.
     pub(super) fn assess_datacenters(&self, history: &mut DatacenterHistory, now: Timestamp) {
         let watched = &self.datacenters.watched;
         let is_suspect = |datacenter: &DatacenterId| self.observable_evidence(datacenter, now).is_some();

@@ -33,7 +33,7 @@ pub struct DatacenterHealth {
     pub datacenter: DatacenterId,
     /// Its circuit breaker.
     pub breaker: DatacenterBreaker,
-    /// Failed creations since the last one that succeeded.
+    /// Creations that failed since the last success.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<CreationFailure>,
 }

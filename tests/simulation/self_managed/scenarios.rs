@@ -147,7 +147,7 @@ async fn pending_for_long(seed: u64) -> Result<(), String> {
 }
 
 #[test]
-fn a_vm_of_a_self_managed_cluster_joins_after_it_was_pending_for_long() {
+fn a_vm_of_a_self_managed_cluster_joins_after_pending_for_long() {
     crate::run_seeds(2, "pending_for_long", |seed| crate::run_in_virtual_time(pending_for_long(seed)));
 }
 
@@ -200,7 +200,7 @@ async fn never_joins(seed: u64) -> Result<usize, String> {
 }
 
 #[test]
-fn a_payload_of_a_self_managed_cluster_that_never_joins_buys_few_vms() {
+fn a_self_managed_cluster_adds_few_vms_if_a_payload_never_joins() {
     let bought = crate::run_seeds(2, "never_joins", |seed| crate::run_in_virtual_time(never_joins(seed)));
     assert!(bought.iter().all(|bought| *bought >= FAILURES));
 }

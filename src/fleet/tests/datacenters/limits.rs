@@ -124,7 +124,7 @@ fn healthy_datacenters_carry_the_shortfall_of_a_suspect_one() {
 }
 
 #[test]
-fn a_datacenter_without_a_pool_that_can_grow_carries_no_shortfall() {
+fn a_datacenter_that_cannot_grow_carries_no_shortfall() {
     let group = group_of(4, 20, &["large"], balanced(&[AMS, FRA]));
     let mut world = World::new(group.clone());
     let mut catalog = catalog();

@@ -120,7 +120,7 @@ impl World {
         self.hand.observe(&mut self.fleet, &nodes);
     }
 
-    /// VPSie replies to requests, lists its VMs and deletes those that are due; then time limits apply.
+    /// VPSie replies to requests, lists its VMs, and deletes the requested VMs. Then time limits apply.
     fn serve(&mut self) {
         for _ in 0..4 {
             let due: Vec<_> = self.fleet.machines_to_request();

@@ -47,7 +47,7 @@ fn repeat_no_request_while_its_vm_may_be_pending() {
 }
 
 #[test]
-fn repeat_a_request_after_the_create_timeout_if_the_api_has_no_such_list() {
+fn repeat_a_request_after_the_timeout_without_such_a_list() {
     let (mut hand, mut fleet) = requested(&CreationOutcome::Unclear);
     pass(&mut hand, &mut fleet, 9, PendingVms::Unsupported);
     assert_eq!(only(&fleet).requests[0].outcome, RequestOutcome::Unclear);
